@@ -1,0 +1,24 @@
+"""Ignite handlers: the state of a run, its course, reports, previews."""
+
+from .evaluation_report import EvaluationReport
+from .gradient_clipping import AdjustableGradientClipping
+from .loss_curve import LossCurve
+from .preview import Preview
+from .progress import Progress
+from .scan_metric import ScanMetric
+from .summary import SummaryReport
+from .training_state import TrainingState
+from .weights_loader import WeightsLoader, load_weights
+
+__all__ = [
+    "AdjustableGradientClipping",
+    "EvaluationReport",
+    "LossCurve",
+    "Preview",
+    "Progress",
+    "ScanMetric",
+    "SummaryReport",
+    "TrainingState",
+    "WeightsLoader",
+    "load_weights",
+]

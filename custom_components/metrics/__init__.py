@@ -1,0 +1,5 @@
+"""Metrics of whole scans."""
+
+from .ssim import VolumeSSIM
+
+__all__ = ["VolumeSSIM"]

@@ -1,0 +1,84 @@
+"""Does a result, acquired again, give the input back?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ..acquisition import PROTOCOLS, Protocol, acquisition_operator
+
+
+def consistency_error(
+    img: torch.Tensor, lowres: torch.Tensor, protocol: str | Protocol = "gaussian_spline"
+) -> torch.Tensor:
+    """Root mean square difference between a result acquired again and the scan: `sqrt(mean((D B x - y)^2))`.
+
+    Args:
+        img: the result `x`, `(C, *spatial)`.
+        lowres: the scan `y`, `(C, *spatial_lr)`, over the same field of view.
+        protocol: the acquisition `D B`, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`.
+
+    Returns:
+        A scalar tensor in the unit of the images, differentiable in `img` except where the error is 0.
+
+    Raises:
+        ValueError: on an unknown protocol, or a scan with more voxels than the result along an axis.
+    """
+    x, y = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in (img, lowres))
+    again = acquisition_operator(x.shape[1:], y.shape[1:], protocol)(x[None])[0]
+    return (again - y.to(again)).square().mean().sqrt()
+
+
+class ConsistencyError(Transform):
+    """The error of `consistency_error` as a number.
+
+    Args:
+        protocol: the acquisition, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`.
+
+    Raises:
+        ValueError: on an unknown protocol.
+    """
+
+    def __init__(self, protocol: str | Protocol = "gaussian_spline") -> None:
+        if isinstance(protocol, str) and protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {tuple(PROTOCOLS)}, got {protocol!r}")
+        self.protocol = protocol
+
+    def __call__(self, img: torch.Tensor, lowres: torch.Tensor) -> float:
+        return float(consistency_error(img, lowres, self.protocol))
+
+
+class ConsistencyErrord(MapTransform):
+    """Dictionary version of `ConsistencyError`; before `RestoreIntensityd` the error is in units of the [0, 1] scale.
+
+    Args:
+        keys: the result; with more than one, each but the first has its key after the name of the field.
+        lowres_key: the LR scan, in the same unit.
+        protocol: the acquisition; the true one of a scan is rarely known, so that the error has a floor above 0.
+        error_key: where the number goes.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        lowres_key: str = "lowres",
+        protocol: str | Protocol = "gaussian_spline",
+        error_key: str = "consistency_error",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lowres_key, self.error_key = lowres_key, error_key
+        self.error = ConsistencyError(protocol)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            name = self.error_key if key == self.keys[0] else f"{self.error_key}_{key}"
+            d[name] = self.error(d[key], d[self.lowres_key])
+        return d
