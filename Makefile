@@ -43,6 +43,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## sharpen a sample scan with the shipped weights; results in demo/
 	$(RUN) -m custom_components.demo
 
+# Threads that spin while they wait make small tests up to a hundred times slower on a machine that has other work.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: setup ## run all tests
 	$(RUN) -m pytest -q
 

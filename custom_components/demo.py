@@ -21,7 +21,7 @@ from monai.data import MetaTensor
 
 from .acquisition import interpolation_operator
 from .figures import three_planes
-from .handlers.evaluation_report import markdown_table
+from .markdown import markdown_table
 from .metrics import VolumeSSIM
 from .transforms import Acquire, LoadScan, RobustScale, SaveScan
 

@@ -8,26 +8,43 @@ from types import TracebackType
 from .scans import ScanError
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether this package itself raised it: a `ValueError` that says what was expected and what came."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, ScanError) or (isinstance(error, ValueError) and place.startswith(f"{__package__}."))
+
+
 def root_cause(error: BaseException) -> BaseException:
-    """The innermost `ScanError` of a chain of exceptions, else its first cause."""
+    """The innermost `ScanError` of a chain of exceptions, else `ValueError` of this package, else the first cause."""
     chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+    while (cause := _cause(chain[-1])) is not None and cause not in chain:
         chain.append(cause)
-    return next((e for e in reversed(chain) if isinstance(e, ScanError)), chain[-1])
+    ours = [e for e in reversed(chain) if _is_refusal(e)]
+    return next((e for e in ours if isinstance(e, ScanError)), ours[0] if ours else chain[-1])
 
 
 def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
     cause = root_cause(error)
     text = " ".join(str(cause).split())
-    return text if isinstance(cause, ScanError) else f"{type(cause).__name__}: {text}"
+    return text if _is_refusal(cause) else f"{type(cause).__name__}: {text}"
 
 
 def one_line_errors() -> None:
-    """Let a `ScanError` end the program with one line and exit code 1 in place of a traceback; other errors keep theirs."""
+    """End the program with one line and exit code 1, in place of a traceback, when this package refuses what it got.
+
+    That is a `ScanError`, or a `ValueError` raised in this package, as by `memory_gib=0`. Others keep their traceback.
+    """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if isinstance(root_cause(error), ScanError):
+        if _is_refusal(root_cause(error)):
             print(f"error: {reason(error)}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, traceback)

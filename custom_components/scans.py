@@ -123,16 +123,16 @@ def _subject(path: PathLike) -> str:
 def _listed(root: Path, section: object, name: str) -> list[dict[str, str]]:
     """Entries of a section of `dataset.json` with text values only and the image's path made whole."""
     if not isinstance(section, list):
-        raise ValueError(f"{root / 'dataset.json'}: expected a list under '{name}', got {type(section).__name__}")
+        raise ScanError(f"{root / 'dataset.json'}: expected a list under '{name}', got {type(section).__name__}")
     entries = []
     for raw in section:
         fields = raw if isinstance(raw, dict) else {"image": raw}
         if not isinstance(fields.get("image"), str):
-            raise ValueError(f"{root / 'dataset.json'}: expected a path under 'image' in '{name}', got {raw!r}")
+            raise ScanError(f"{root / 'dataset.json'}: expected a path under 'image' in '{name}', got {raw!r}")
         entry = {k: str(v) for k, v in fields.items() if isinstance(v, (str, int, float))}
         image = root / entry["image"]
         if not image.exists():
-            raise ValueError(f"{root / 'dataset.json'}: no such file in '{name}': {image}")
+            raise ScanError(f"{root / 'dataset.json'}: no such file in '{name}': {image}")
         entry |= {"image": str(image), "subject": entry.get("subject") or _subject(image)}
         entries.append({"modality": "", "population": "adult", **entry})
     return entries
@@ -146,10 +146,10 @@ def _sections(root: Path) -> dict[str, list[dict[str, str]]]:
     try:
         content = json.loads(index.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{index}: expected a JSON dataset list, got {one_line(error)}") from error
+        raise ScanError(f"{index}: expected a JSON dataset list, got {one_line(error)}") from error
     names = [n for n in ("training", "validation", "test") if isinstance(content, dict) and n in content]
     if not names:
-        raise ValueError(f"{index}: expected a section 'training', 'validation' or 'test', got none of them")
+        raise ScanError(f"{index}: expected a section 'training', 'validation' or 'test', got none of them")
     return {n: _listed(root, content[n], n) for n in names}
 
 
@@ -168,12 +168,12 @@ def _split(
     if pool is not None and split in ("training", "validation") and "validation" not in sections:
         subjects = _shuffled_subjects(pool, seed)
         if len(subjects) < 2:
-            raise ValueError(f"{root}: expected scans of at least 2 subjects to split, got {len(subjects)}")
+            raise ScanError(f"{root}: expected scans of at least 2 subjects to split, got {len(subjects)}")
         held_out = subjects[: min(max(round(val_fraction * len(subjects)), 1), len(subjects) - 1)]
         return [entry for entry in pool if (entry["subject"] in held_out) == (split == "validation")]
     if split not in sections:
         here = f"only {', '.join(sections)}" if "" not in sections else "no dataset.json"
-        raise ValueError(f"{root}: expected a section '{split}' in dataset.json, got {here}")
+        raise ScanError(f"{root}: expected a section '{split}' in dataset.json, got {here}")
     return sections[split]
 
 
@@ -202,11 +202,12 @@ def training_scans(
         max_subjects: keep the first subjects in shuffled order only (study of the number of subjects).
 
     Raises:
-        ValueError: no such folder, section, file or subject, or nothing left in the split.
+        ValueError: on an unknown split or a fraction out of range.
+        ScanError: no such folder, section, file or subject, or nothing left in the split.
     """
     root = Path(dataset_dir).expanduser()
     if not root.is_dir():
-        raise ValueError(f"dataset_dir must be a folder of scans, got {root}: no such folder")
+        raise ScanError(f"dataset_dir must be a folder of scans, got {root}: no such folder")
     if split not in ("training", "validation", "test", "all"):
         raise ValueError(f"split must be 'training', 'validation', 'test' or 'all', got {split!r}")
     if not 0 < val_fraction < 1:
@@ -217,11 +218,11 @@ def training_scans(
         entries = [e for e in entries if e.get(field, "") in values]
     if not entries:
         wish = f" where {dict(where)}" if where else ""
-        raise ValueError(f"{root}: expected scans in split '{split}'{wish}, got none")
+        raise ScanError(f"{root}: expected scans in split '{split}'{wish}, got none")
     if max_subjects is not None:
         subjects = _shuffled_subjects(entries, seed)
         if not 1 <= max_subjects <= len(subjects):
-            raise ValueError(f"max_subjects must be from 1 to {len(subjects)} in split '{split}', got {max_subjects}")
+            raise ScanError(f"max_subjects must be from 1 to {len(subjects)} in split '{split}', got {max_subjects}")
         entries = [e for e in entries if e["subject"] in subjects[:max_subjects]]
     keys = ("image", "subject", "modality", "population")
     return _with_stems([{k: e[k] for k in keys} for e in entries])

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from custom_components.figures import head_position, plane_slice, three_planes
+from custom_components.figures.planes import Slice, finest_plane
 from custom_components.scans import ScanError
 
 PLANES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
@@ -128,3 +129,16 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ScanError, match="expected to write the file"):
         three_planes(_volumes(), tmp_path / "file" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("coarse", "row"),
+    [((20, 20, 20), 0), ((39, 41, 20), 1), ((20, 41, 39), 0), ((40, 40, 40), 0), ((19, 20, 21), 0)],
+    ids=["isotropic", "thick axial slices", "thick sagittal slices", "one grid", "rounded sizes"],
+)
+def test_the_enlarged_plane_is_one_that_gains(coarse: tuple[int, ...], row: int) -> None:
+    images = [
+        [Slice(np.zeros((shape[b], shape[a]), np.float32), (40.0, 40.0)) for a, b in PLANES.values()]
+        for shape in ((40, 40, 40), coarse, (40, 40, 40))
+    ]
+    assert finest_plane(images) == row

@@ -26,13 +26,18 @@ def scan_file(item: Mapping[str, Any]) -> str:
     return str(item.get("path") or image or item.get("stem", ""))
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not one of Ignite's notes on start and end of a run, one pass over some scans, or on an exception that it raises."""
+    return record.module != "engine"
+
+
 class ScanEvaluator(SupervisedEvaluator):
     """A `SupervisedEvaluator` for whole scans, one per iteration, that goes on after a scan that failed.
 
-    The loader gives a list of one item (`batch_size=1, collate_fn=monai.data.no_collation`). The item's `image` `(1, *spatial)`
-    may stay on the CPU: the inferer moves what it needs. After the postprocessing `state.output` is a list of one dictionary with
-    `image`, `pred` and, where there is one, `label` (the item's `target`); a failed scan has `error` instead, also noted in
-    `state.batch[0]`. Failures are collected in `failed` as (file, reason).
+    The loader gives a list of one item (`batch_size=1, collate_fn=monai.data.utils.no_collation`). The item's `image`
+    `(1, *spatial)` may stay on the CPU: the inferer moves what it needs. After the postprocessing `state.output` is a list of one
+    dictionary with `image`, `pred` and, where there is one, `label` (the item's `target`); a failed scan has `error` instead, also
+    noted in `state.batch[0]`. Failures are collected in `failed` as (file, reason).
 
     Metrics attached to the engine see the scans that succeeded. Args are those of `SupervisedEvaluator`.
     """
@@ -40,6 +45,7 @@ class ScanEvaluator(SupervisedEvaluator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["decollate"] = False
         super().__init__(*args, **kwargs)
+        self.logger.addFilter(_is_news)
         self.failed: list[tuple[str, str]] = []
         self.add_event_handler(Events.EPOCH_STARTED, lambda _: self.failed.clear())
         self.add_event_handler(Events.GET_BATCH_STARTED, self._release)

@@ -21,7 +21,7 @@ class LossCurve:
 
     Args:
         output_dir: folder of the two files.
-        optimizer: for its learning rate (the largest of its parameter groups).
+        optimizer: for the learning rate with which an epoch began (the largest of its parameter groups).
         evaluator: the validation engine, for its metrics.
         is_main: False in all but one process of a distributed run: nothing is written.
     """
@@ -54,6 +54,8 @@ class LossCurve:
         self._began = self._asked = self._last = time.perf_counter()
         self._waited, self._steps = 0.0, 0
         self._loss: torch.Tensor | float = 0.0
+        if self.optimizer is not None:  # now, as a scheduler may change it before this epoch is written
+            self._rate = max(group["lr"] for group in self.optimizer.param_groups)
 
     def _wait(self, _: Engine) -> None:
         self._asked = time.perf_counter()
@@ -73,7 +75,7 @@ class LossCurve:
         seconds = time.perf_counter() - self._began
         row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": loss}
         if self.optimizer is not None:
-            row["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
+            row["learning_rate"] = self._rate
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             row.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
         row["seconds"], row["data_share"] = seconds, self._waited / max(self._last - self._began, 1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ignite.metrics.metric import reinit__is_reduced
 from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
+from monai.utils import evenly_divisible_all_gather
 
 
 class ScanMetric(IgniteMetricHandler):
@@ -40,20 +40,20 @@ class ScanMetric(IgniteMetricHandler):
         minimum: float | None = 0.0,
     ) -> None:
         self.image_key, self.label_key, self.minimum = image_key, label_key, minimum
-        self._latest: float | None = None
+        self._values: list[float] = []
         super().__init__(metric_fn=metric_fn)
 
     @reinit__is_reduced
     def reset(self) -> None:
         """Forget all scans."""
-        self._latest = None
+        self._values = []
         super().reset()
 
     @reinit__is_reduced
     def update(self, output: Sequence[torch.Tensor]) -> None:
         """Take in one scan: the pair (image, truth), each `(1, 1, *spatial)`."""
         image, truth = output
-        self._latest = float(torch.as_tensor(self.metric_fn(image, truth)).float().mean())
+        self._values.append(float(torch.as_tensor(self.metric_fn(image, truth)).float().mean()))
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take in the scan of this iteration, unless it failed."""
@@ -63,7 +63,7 @@ class ScanMetric(IgniteMetricHandler):
             return
         image, truth = (self._batch(item, key) for key in (self.image_key, self.label_key))
         self.update((image if self.minimum is None else image.clamp(min=self.minimum), truth))
-        item.setdefault("metrics", {})[self._name] = self._latest
+        item.setdefault("metrics", {})[self._name] = self._values[-1]
 
     @staticmethod
     def _batch(item: dict[str, Any], key: str) -> torch.Tensor:
@@ -72,11 +72,12 @@ class ScanMetric(IgniteMetricHandler):
         img = item[key]
         return (img.as_tensor() if isinstance(img, MetaTensor) else img)[None].to("cpu", torch.float32)
 
-    def compute(self) -> Any:
-        """Mean over the scans; NaN when there are none."""
-        if self._latest is not None:
-            return super().compute()
+    def compute(self) -> float:
+        """Mean over the scans of all processes; NaN when there are none."""
+        # not by metric_fn: with no scan of its own a process would stay out of the gathering, and the others wait for it
+        values = evenly_divisible_all_gather(torch.tensor(self._values, dtype=torch.float32)[:, None], concat=True)
+        self._is_reduced = True
         if self._engine is not None and self._name is not None:
             state: Any = self._engine.state
-            state.metric_details[self._name] = torch.empty(0, 1)
-        return math.nan
+            state.metric_details[self._name] = values
+        return float(values.nanmean())

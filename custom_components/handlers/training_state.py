@@ -14,7 +14,8 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.networks.utils import get_state_dict
 
-from ..scans import atomic_write
+from ..scans import ScanError, atomic_write
+from .weights_loader import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class TrainingState:
     Args:
         path: file of the whole state (`last.pt`).
         objects: what has a state, by name, with at least `network`: the optimiser, the scheduler.
-        best_path: file of the best weights by the evaluator's key metric, a flat CPU state dict (`model.pt`); without an
-            evaluator that of the latest.
+        best_path: file of the best weights by the evaluator's key metric, a flat CPU state dict (`model.pt`); before the first
+            validation, or without an evaluator, that of the latest.
         evaluator: the validation engine.
         dataset: the training dataset, whose transforms are seeded.
         seed: seed of the run.
@@ -93,26 +94,55 @@ class TrainingState:
             return
         state: dict[str, Any] = {name: obj.state_dict() for name, obj in self.objects.items() if name != "network"}
         state["network"] = weights(self.objects["network"])
+        state["kinds"] = self._kinds()
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
         best = True
         if self.evaluator is not None:
             found = self.evaluator.state
-            best = found.best_metric_epoch == engine.state.epoch
+            best = found.best_metric_epoch in (engine.state.epoch, -1)  # -1: no validation so far
             state["best_metric"], state["best_metric_epoch"] = float(found.best_metric), found.best_metric_epoch
         if best:
             save_atomically(state["network"], self.best_path)
         save_atomically(state, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Continue from the saved state, if there is one."""
+        """Continue from the saved state, if there is one.
+
+        Raises:
+            ScanError: when the file is damaged or holds the state of another run.
+        """
         if not (self.resume and self.path.is_file()):
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, obj in self.objects.items():
-            target = getattr(obj, "module", obj) if name == "network" else obj
-            target.load_state_dict(state[name])
+        try:
+            state = self._restore()
+        except ScanError as error:
+            raise ScanError(f"{error}; to start anew give another --output_dir, or --resume False") from None
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         logger.info("continued from %s at epoch %d", self.path, state["epoch"])
+        if engine.state.max_epochs is not None and state["epoch"] >= engine.state.max_epochs:
+            logger.warning(
+                "%s is a finished run of %d epochs, nothing is left to do: to go on raise --max_epochs, to start anew give another "
+                "--output_dir, or --resume False",
+                self.path,
+                state["epoch"],
+            )
+
+    def _kinds(self) -> dict[str, str]:
+        return {name: type(obj).__name__ for name, obj in self.objects.items() if name != "network"}
+
+    def _restore(self) -> dict[str, Any]:
+        load_weights(self.objects["network"], self.path)
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        if not {*self.objects, "epoch", "iteration"} <= state.keys():
+            raise ScanError(f"{self.path}: expected the state of a run, got {', '.join(map(str, state))[:200]}")
+        for name, kind in self._kinds().items():
+            # another optimiser would take the state without complaint, and fail or go astray at the first step
+            if state.get("kinds", {}).get(name, kind) != kind:
+                raise ScanError(
+                    f"{self.path}: expected the state of {kind} as {name}, got that of {state['kinds'][name]}"
+                )
+            self.objects[name].load_state_dict(state[name])
+        return state

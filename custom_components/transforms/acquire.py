@@ -1,25 +1,16 @@
-"""Simulate the acquisition: whole scans for evaluation, random patches for training. The arithmetic is in `acquisition`."""
+"""Simulate the acquisition of whole scans, for evaluation. The arithmetic is in `acquisition`."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable, Transform
+from monai.transforms import MapTransform, Transform
 
-from ..acquisition import (
-    PROTOCOLS,
-    Protocol,
-    SeparableOperator,
-    acquisition_operator,
-    add_rician_noise,
-    interpolation_matrix,
-    rescaled_affine,
-)
+from ..acquisition import acquisition_operator, add_rician_noise, rescaled_affine
 from ..scans import ScanError
 
 Factor = float | Sequence[float]
@@ -99,125 +90,4 @@ class Acquired(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[key], d[self.target_key] = self.acquire(d[key], d.get(self.factor_key))
-        return d
-
-
-@lru_cache(maxsize=256)  # a whole factor has few grid positions, which come again; others are computed for each sample
-def _axis_matrices(
-    protocol: Protocol, kind: str, size: int, margin: int, factor: float, first: float
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Acquisition of one axis of a patch whose first LR centre lies at `first`, and interpolation to its inner voxels."""
-    n = size + 2 * margin
-    inner = torch.arange(margin, margin + size, dtype=torch.float64)
-    if factor == 1:
-        return None, torch.eye(n)[margin : margin + size]
-    centres = torch.arange(first, n - 0.5, factor, dtype=torch.float64)
-    return protocol.matrix(n, centres, factor), interpolation_matrix(len(centres), (inner - first) / factor, kind)
-
-
-class RandAcquire(Randomizable, Transform):
-    """Make a training pair from a HR patch: draw an acquisition, apply it, interpolate back to the HR grid.
-
-    The position of the LR grid within the patch is random, so that the network meets every sub-voxel offset that a whole volume
-    has. The patch carries a margin on each side, which is cut off at the end: blur and spline see real neighbours.
-
-    Args:
-        scale_factors: list of factors, each one number or one per axis, from which one is drawn per sample (section 4 of Pham
-            2019); the axes of an anisotropic one are permuted at random.
-        patch_size: size of the pair, one number or one per axis; the input must be larger by `2 * margin`.
-        protocols: names in `custom_components.acquisition.PROTOCOLS`, one drawn per sample.
-        noise_std: range of the standard deviation of Rician noise on the LR image, in units of the image.
-        noise_prob: probability of noise.
-        margin: voxels of context on each side.
-        kind: interpolation to the HR grid.
-
-    Raises:
-        ValueError: on an empty list, an unknown protocol, or a patch of another size.
-    """
-
-    def __init__(
-        self,
-        scale_factors: Sequence[Factor] = (2.0,),
-        patch_size: int | Sequence[int] = 25,
-        protocols: Sequence[str | Protocol] = ("gaussian_spline",),
-        noise_std: tuple[float, float] = (0.0, 0.0),
-        noise_prob: float = 0.0,
-        margin: int = 12,
-        kind: str = "bspline",
-    ) -> None:
-        if not scale_factors or not protocols:
-            raise ValueError("expected at least one scale factor and one protocol, got none")
-        unknown = [p for p in protocols if isinstance(p, str) and p not in PROTOCOLS]
-        if unknown:
-            raise ValueError(f"protocols must be among {tuple(PROTOCOLS)}, got {unknown}")
-        self.scale_factors = list(scale_factors)
-        self.protocols = [PROTOCOLS[p] if isinstance(p, str) else p for p in protocols]
-        self.patch_size, self.margin, self.kind = patch_size, margin, kind
-        self.noise_std, self.noise_prob = noise_std, noise_prob
-
-    def randomize(self, data: Any = None) -> None:
-        """Draw factor, protocol, grid offsets and noise for a patch of `data` spatial dimensions."""
-        dims = int(data)
-        factors = per_axis(self.scale_factors[self.R.randint(len(self.scale_factors))], dims)
-        self.factors = tuple(factors[i] for i in self.R.permutation(dims))
-        self.protocol = self.protocols[self.R.randint(len(self.protocols))]
-        self.offsets = [
-            (f - 1) / 2 + (self.R.randint(int(f)) if f == int(f) else self.R.uniform(0, f)) for f in self.factors
-        ]
-        noisy = self.R.random_sample() < self.noise_prob
-        self.std = float(self.R.uniform(*self.noise_std)) if noisy else 0.0
-        self.noise_seed = int(self.R.randint(2**31 - 1))
-
-    def __call__(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """HR patch `(1, *(patch_size + 2 margin))` to the pair (interpolated LR, HR), each `(1, *patch_size)`."""
-        dims = hr.ndim - 1
-        size = (self.patch_size,) * dims if isinstance(self.patch_size, int) else tuple(self.patch_size)
-        if [n - 2 * self.margin for n in hr.shape[1:]] != list(size):
-            raise ValueError(
-                f"expected a patch of {[p + 2 * self.margin for p in size]} voxels, got {list(hr.shape[1:])}"
-            )
-        self.randomize(dims)
-        x = (hr.as_tensor() if isinstance(hr, MetaTensor) else hr)[None]
-        acquire, interpolate = [], []
-        for p, f, offset in zip(size, self.factors, self.offsets, strict=True):
-            there, back = _axis_matrices(self.protocol, self.kind, p, self.margin, f, offset % f)
-            acquire.append(there)
-            interpolate.append(back)
-        lr = SeparableOperator(acquire)(x)
-        if self.std:
-            lr = add_rician_noise(lr, self.std, torch.Generator().manual_seed(self.noise_seed))
-        image = SeparableOperator(interpolate)(lr)[0]
-        inner = (slice(None), *(slice(self.margin, self.margin + p) for p in size))
-        return image, x[0][inner].clone()
-
-
-class RandAcquired(Randomizable, MapTransform):
-    """Dictionary version of `RandAcquire`: `image` becomes the interpolated LR patch, `target` the HR patch."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        scale_factors: Sequence[Factor] = (2.0,),
-        patch_size: int | Sequence[int] = 25,
-        protocols: Sequence[str | Protocol] = ("gaussian_spline",),
-        noise_std: tuple[float, float] = (0.0, 0.0),
-        noise_prob: float = 0.0,
-        margin: int = 12,
-        kind: str = "bspline",
-        target_key: str = "target",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.acquire = RandAcquire(scale_factors, patch_size, protocols, noise_std, noise_prob, margin, kind)
-        self.target_key = target_key
-
-    def set_random_state(self, seed: int | None = None, state: Any = None) -> RandAcquired:
-        """Forward the random state to the array transform."""
-        self.acquire.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key], d[self.target_key] = self.acquire(d[key])
         return d

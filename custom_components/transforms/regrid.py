@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class ToTargetGrid(Transform):
         kind: `nearest`, `linear`, `cubic` or `bspline` (see `custom_components.acquisition.interpolation_matrix`).
 
     Raises:
-        ValueError: when both are given.
+        ValueError: when both are given, or what is no number.
         ScanError: when they do not fit a scan (a target coarser than the scan, a wrong number of axes).
     """
 
@@ -35,6 +36,10 @@ class ToTargetGrid(Transform):
     ) -> None:
         if target_spacing is not None and scale_factor is not None:
             raise ValueError("expected target_spacing or scale_factor, got both")
+        for name, value in (("target_spacing", target_spacing), ("scale_factor", scale_factor)):
+            given = value if isinstance(value, Sequence) else [value]
+            if value is not None and not all(isinstance(v, Real) for v in given):  # a command line gives text too
+                raise ValueError(f"{name} must be one number or one per axis, such as [1,1,2.5], got {value!r}")
         self.target_spacing = target_spacing
         self.scale_factor = 2.0 if target_spacing is None and scale_factor is None else scale_factor
         self.kind = kind

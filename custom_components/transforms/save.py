@@ -64,7 +64,7 @@ def nifti_image(volume: npt.NDArray[Any], affine: npt.NDArray[Any], meta: Mappin
     """
     sform_code = int(meta.get("sform_code", 0)) or int(meta.get("qform_code", 0)) or 1
     qform_code = int(meta.get("qform_code", 0)) or sform_code
-    image: Any = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(volume, affine)
     image.set_sform(affine, sform_code)
     image.set_qform(affine, qform_code, strip_shears=True)
     ends = [(0, n - 1) for n in volume.shape]

@@ -335,12 +335,9 @@ def test_property_ids(bundle, workflow, names, scans, tmp_path, monkeypatch):
     options["device"] = "$torch.device('cpu')"
     if workflow == "train":
         options["num_workers"] = 0
-    run = ConfigWorkflow(
-        config_file=[str(bundle / "configs" / f"{name}.json") for name in names],
-        logging_file=False,
-        workflow_type=workflow,
-        **options,
-    )
+    files = [str(bundle / "configs" / f"{name}.json") for name in names]
+    assert options.keys() <= ConfigParser.load_config_files(files).keys()
+    run = ConfigWorkflow(config_file=files, logging_file=False, workflow_type=workflow, **options)
     run.initialize()
     assert run.check_properties() == []
     # what is optional in MONAI is there as well, but for the training's own post-processing and metric

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from monai.metrics import PSNRMetric, RMSEMetric
 
-from custom_components.handlers.evaluation_report import EvaluationReport, factor_name, markdown_table
+from custom_components.handlers.evaluation_report import EvaluationReport, factor_name
 from custom_components.handlers.scan_metric import ScanMetric
 
 
@@ -129,15 +129,6 @@ def test_factor_name(make_item: Any) -> None:
     assert factor_name(make_item("a", factor=4)) == "4x4x4"
     assert factor_name({"scale_factor": [1, 2.5, 3]}) == "1x2.5x3"
     assert factor_name({}) == ""
-
-
-def test_markdown_table() -> None:
-    assert markdown_table([["scan", "x"], ["a", "1.0"], ["bcdef", "10.0"]]).splitlines() == [
-        "| scan  |    x |",
-        "| ----- | ---: |",
-        "| a     |  1.0 |",
-        "| bcdef | 10.0 |",
-    ]
 
 
 def test_bad_input(make_item: Any, evaluate: Any, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import torch
 import tqdm.auto
 from monai.data import MetaTensor
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from custom_components.inferers import ExactInferer
-from custom_components.inferers.exact import GIB, LiveBytes
+from custom_components.inferers.planning import GIB
+from custom_components.inferers.tiling import LiveBytes
 from custom_components.networks import ReCNN
 
 
@@ -144,6 +146,15 @@ def test_upsampling_network_on_tiles() -> None:
     inferer = ExactInferer(0.0001)
     assert len(inferer.plan(volume.shape, network).windows) > 1
     assert_equal(inferer(volume, network), whole(network, volume))
+
+
+def test_plain_function_runs_on_tiles() -> None:
+    def blur(x: Tensor) -> Tensor:
+        return F.avg_pool3d(x, 3, stride=1, padding=1)
+
+    volume, inferer = torch.rand(1, 1, 20, 21, 22), ExactInferer(0.00005)
+    assert len(inferer.plan(volume.shape, blur).windows) > 1
+    assert_equal(inferer(volume, blur), blur(volume))
 
 
 def test_wrapped_networks_are_streamed() -> None:

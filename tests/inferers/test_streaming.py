@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from custom_components.inferers.streaming import NotStreamableError, trace
+from custom_components.inferers.trace import NotStreamableError, trace
 
 
 @pytest.fixture(autouse=True)
