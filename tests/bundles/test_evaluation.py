@@ -183,10 +183,10 @@ def command_line(start, scans, tmp_path, **options):
 
 def test_the_command_prints_the_table(start, scans, tmp_path):
     weights(tmp_path / "model.pt", zero=False)
-    _, command = command_line(
+    code, command = command_line(
         start, scans, tmp_path, checkpoint=tmp_path / "model.pt", val_scale_factors="[2]", device="$torch.device('cpu')"
     )
-    assert command.returncode == 1  # of the damaged scan
+    assert code == 1  # of the damaged scan
     assert (tmp_path / "out/metrics.md").read_text() in command.stdout
     assert "Traceback" not in command.stdout + command.stderr
     assert re.search(r"ERROR.*b\.nii\.gz: expected", command.stdout)
