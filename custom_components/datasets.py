@@ -19,7 +19,7 @@ class ScanDataset(Dataset):
     """Whole scans; one that cannot be loaded becomes an item with the key `error`, its reason in one line.
 
     Args:
-        data: items of `custom_components.scans.find_scans` or `training_scans`.
+        data: items of `custom_components.scans.find_scans` or `custom_components.splits.training_scans`.
         transform: the preprocessing.
     """
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-from .scans import ScanError
+
+class ScanError(ValueError):
+    """A scan cannot be used or a result cannot be written; the message is one line that names the file."""
+
+
+def one_line(error: BaseException) -> str:
+    """The reason in an exception as one short line, without the path an `OSError` repeats."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split())[:200] or type(error).__name__
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -1,13 +1,18 @@
-"""Small scans that tests write to disk."""
+"""Small scans that tests write to disk; one thread, so that a result is the same bits in this process and in others."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+torch.set_num_threads(1)
 
 
 def oblique_affine(

@@ -7,7 +7,7 @@ from monai.data.utils import no_collation
 from monai.transforms import Compose, Lambdad, RandScaleIntensityd
 
 from custom_components.datasets import RandomPatches, ScanDataset, with_scale_factors
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 
 
 def load(path):

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from custom_components.errors import one_line_errors, reason, root_cause
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError, one_line_errors, reason, root_cause
 
 
 def raised(*errors, implicit=False):

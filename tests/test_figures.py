@@ -8,9 +8,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from custom_components.errors import ScanError
 from custom_components.figures import head_position, plane_slice, three_planes
 from custom_components.figures.planes import Slice, finest_plane
-from custom_components.scans import ScanError
 
 PLANES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 SPACING = (1.0, 2.0, 3.0)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ..scans import PathLike
+from ..files import PathLike
 from .panels import Column, draw
 from .planes import Slice, affine_of, detail, finest_plane, head_position, plane_slice, shown_planes
 

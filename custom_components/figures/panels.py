@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..scans import PathLike, atomic_write
+from ..files import PathLike, atomic_write
 from .planes import PLANES, Slice
 
 LETTERS = ("R", "A", "S")  # where the world axes begin on a panel

@@ -13,8 +13,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from ..files import PathLike, atomic_write
 from ..markdown import markdown_table
-from ..scans import PathLike, atomic_write
 from .summary import item_of
 
 DIGITS = {"psnr": 2, "ssim": 4, "rmse": 4}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from ..scans import atomic_write
+from ..files import atomic_write
 
 
 class LossCurve:

@@ -11,7 +11,8 @@ from ignite.engine import Engine, Events
 from ..engines.scan_evaluator import scan_file
 from ..errors import reason
 from ..figures import three_planes
-from ..scans import PathLike, scan_stem
+from ..files import PathLike
+from ..scans import scan_stem
 from .summary import item_of
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from ..engines.scan_evaluator import scan_file
-from ..scans import PathLike, ScanError, atomic_write
+from ..errors import ScanError
+from ..files import PathLike, atomic_write
 
 logger = logging.getLogger(__name__)
 

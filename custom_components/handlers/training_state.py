@@ -14,7 +14,8 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.networks.utils import get_state_dict
 
-from ..scans import ScanError, atomic_write
+from ..errors import ScanError
+from ..files import atomic_write
 from .weights_loader import load_weights
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from ..scans import ScanError
+from ..errors import ScanError
 
 logger = logging.getLogger(__name__)
 

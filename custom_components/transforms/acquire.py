@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..acquisition import acquisition_operator, add_rician_noise, rescaled_affine
-from ..scans import ScanError
+from ..errors import ScanError
 
 Factor = float | Sequence[float]
 

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ..scans import ScanError
+from ..errors import ScanError
 
 MAX_SAMPLES = 2**24  # torch.quantile takes no more; larger scans are read with a stride
 

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..acquisition import interpolation_operator, rescaled_affine, target_shape
-from ..scans import ScanError
+from ..errors import ScanError
 
 
 class ToTargetGrid(Transform):

@@ -15,7 +15,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ..scans import PathLike, ScanError, atomic_write, scan_stem
+from ..errors import ScanError
+from ..files import PathLike, atomic_write
+from ..scans import scan_stem
 
 NIFTI_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 QFORM_TOLERANCE = 0.01  # mm at the corners of the grid: the geometry contract

@@ -55,7 +55,11 @@ def scans(tmp_path_factory):
 def many(tmp_path_factory):
     """With dataset.json: 12 adult and 4 fetal subjects for training, 2 for validation."""
     folder = tmp_path_factory.mktemp("decathlon")
-    adults = [{"image": f"a{i}.nii.gz", "subject": f"a{i}", "population": "adult"} for i in range(12)]
+    contrasts = ["T2w"] * 3 + ["FLAIR"] + ["T1w"] * 8
+    adults = [
+        {"image": f"a{i}.nii.gz", "subject": f"a{i}", "population": "adult", "modality": modality}
+        for i, modality in enumerate(contrasts)
+    ]
     names = ("sta-25", "sta-30", "sta-33", "sta-36")
     fetuses = [{"image": f"{name}.nii.gz", "subject": name, "population": "fetal"} for name in names]
     held_out = [{"image": f"v{i}.nii.gz", "subject": f"v{i}"} for i in range(2)]
@@ -350,9 +354,9 @@ def baseline(get):
 
 def shipped(get):
     found = [item["subject"] for item in get("train::scans")]
-    assert len(found) == 3 * 12 + 4 and len(set(found)) == 16
+    assert len(found) == 2 * 12 + 3 * 4 + 4 and len(set(found)) == 16
     assert isinstance(get("train::inferer"), AutocastInferer)
-    assert get("lr_scheduler").total_steps == 22 * 40 * 64 / 4
+    assert get("lr_scheduler").total_steps == 25 * 40 * 64 / 4
     patch(32)(get)
 
 

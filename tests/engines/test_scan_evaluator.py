@@ -13,7 +13,7 @@ from torch import nn
 from custom_components.datasets import ScanDataset
 from custom_components.engines import ScanEvaluator
 from custom_components.engines.scan_evaluator import scan_file
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 
 
 class Double(nn.Module):

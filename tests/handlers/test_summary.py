@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import custom_components.handlers.summary as module
+from custom_components.errors import ScanError
 from custom_components.handlers.summary import COLUMNS, SummaryReport, peak_memory, reset_peak_memory
-from custom_components.scans import ScanError
 
 
 def _read(path: Path) -> list[dict[str, str]]:

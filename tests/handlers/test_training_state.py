@@ -13,9 +13,9 @@ from monai.data import Dataset
 from monai.transforms import Compose, RandGaussianNoise
 from torch import nn
 
+from custom_components.errors import ScanError
 from custom_components.handlers import LossCurve, TrainingState
 from custom_components.handlers.training_state import save_atomically
-from custom_components.scans import ScanError
 
 METRICS = (1.0, 3.0, 2.0, 3.0, 4.0)
 

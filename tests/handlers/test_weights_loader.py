@@ -7,8 +7,8 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from custom_components.errors import ScanError
 from custom_components.handlers import WeightsLoader, load_weights
-from custom_components.scans import ScanError
 
 
 def network(seed=0, width=2):

@@ -5,7 +5,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from custom_components.acquisition import acquisition_operator, rescaled_affine
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 from custom_components.transforms.acquire import Acquire, Acquired, per_axis
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 from custom_components.transforms import intensity
 from custom_components.transforms.intensity import (
     RestoreIntensity,

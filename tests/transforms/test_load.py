@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 from custom_components.transforms.load import LoadScan, LoadScand, load_scan
 
 RNG = np.random.default_rng(1)

@@ -4,7 +4,7 @@ import torch
 from monai.data import MetaTensor
 
 from custom_components.acquisition import interpolation_operator, rescaled_affine
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 from custom_components.transforms.regrid import ToTargetGrid, ToTargetGridd
 
 SHAPE, SPACING = (8, 6, 5), (0.9, 1.1, 3.3)

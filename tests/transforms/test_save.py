@@ -14,12 +14,12 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom_components import scans
-from custom_components.scans import ScanError
+from custom_components import files
+from custom_components.errors import ScanError
 from custom_components.transforms.load import LoadScan, LoadScand
 from custom_components.transforms.save import NIFTI_DTYPES, SaveScan, SaveScand, as_stored, nifti_dtype
 
-ROOT = Path(scans.__file__).absolute().parent.parent
+ROOT = Path(files.__file__).absolute().parent.parent
 
 
 def result(affine, shape=(7, 6, 5), scale=100.0, **meta):
@@ -195,7 +195,7 @@ def test_a_real_limit_on_file_size_leaves_nothing(tmp_path):
     code = """
 import resource, signal, sys, torch
 from monai.data import MetaTensor
-from custom_components.scans import ScanError
+from custom_components.errors import ScanError
 from custom_components.transforms.save import SaveScan
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))

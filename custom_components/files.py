@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ScanError, one_line
+
+PathLike = str | os.PathLike[str]
+
+_HOST = socket.gethostname() or "localhost"  # in the name, as a process id means nothing on another machine
+_serial = itertools.count()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs as another user
+        return True
+    return True
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process of this machine left half-written."""
+    pattern = re.compile(rf"\.partial-{re.escape(_HOST)}-(\d+)-\d+(\..*)?")
+    for left in folder.glob(".partial-*"):
+        match = pattern.fullmatch(left.name)
+        if match and not _is_running(int(match[1])):
+            left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike) -> Iterator[Path]:
+    """Yield a hidden temporary path beside `path`, with its suffix, that becomes `path` when the block ends well.
+
+    The file is flushed to the disk before it takes its name; after any error it is removed, and what stood under `path`
+    stays as it was. Leftovers of dead processes in the folder are removed. The folder is made where it is missing.
+
+    Raises:
+        ScanError: when the file system refuses (full, not writable): one line with the file and the reason.
+    """
+    final = Path(path)
+    suffix = ".nii.gz" if final.name.lower().endswith(".nii.gz") else final.suffix
+    partial = final.with_name(f".partial-{_HOST}-{os.getpid()}-{next(_serial)}{suffix}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(final.parent)
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, final)
+    except OSError as error:
+        raise ScanError(f"{final}: expected to write the file, got: {one_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
