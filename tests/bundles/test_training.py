@@ -356,7 +356,7 @@ def shipped(get):
     found = [item["subject"] for item in get("train::scans")]
     assert len(found) == 2 * 12 + 3 * 4 + 4 and len(set(found)) == 16
     assert isinstance(get("train::inferer"), AutocastInferer)
-    assert get("lr_scheduler").total_steps == 25 * 40 * 64 / 4
+    assert get("lr_scheduler").total_steps == 28 * 40 * 64 / 4
     patch(32)(get)
 
 
