@@ -3,12 +3,14 @@
 from .blur import box_matrix, gaussian_matrix
 from .grid import centred_positions, corner_positions, rescaled_affine, target_shape
 from .interpolation import interpolation_matrix
+from .modes import AcquisitionModes
 from .noise import add_gaussian_noise, add_rician_noise
 from .operators import SeparableOperator
 from .protocols import PROTOCOLS, Protocol, acquisition_operator, interpolation_operator
 
 __all__ = [
     "PROTOCOLS",
+    "AcquisitionModes",
     "Protocol",
     "SeparableOperator",
     "acquisition_operator",

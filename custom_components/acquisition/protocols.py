@@ -74,6 +74,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "gaussian_spline_corner": Protocol(boundary="mirror", alignment="corner"),
     # Matlab's imresize: Keys cubic with anti-aliasing, no other blur.
     "bicubic": Protocol(blur="none", sampling="cubic", antialias=True, boundary="reflect"),
+    # Thurnhofer-Hemsi 2019: a Gaussian of sigma 1, then Matlab's imresize.
+    "gaussian_bicubic": Protocol(sampling="cubic", antialias=True, boundary="reflect"),
     # 2D multi-slice acquisition: a Gaussian slice profile whose FWHM is the slice thickness (Greenspan 2008).
     "slice_profile": Protocol(thickness=1.0),
     # An ideal rectangular slice profile without gap: LR voxels are averages.

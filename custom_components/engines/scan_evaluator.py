@@ -39,12 +39,18 @@ class ScanEvaluator(SupervisedEvaluator):
     dictionary with `image`, `pred` and, where there is one, `label` (the item's `target`); a failed scan has `error` instead, also
     noted in `state.batch[0]`. Failures are collected in `failed` as (file, reason).
 
-    Metrics attached to the engine see the scans that succeeded. Args are those of `SupervisedEvaluator`.
+    Metrics attached to the engine see the scans that succeeded. Args are those of `SupervisedEvaluator`, and
+
+    Args:
+        network_input: key of the item that the network gets: `image`, the scan interpolated to the HR grid, or `lowres`, the scan
+            itself, for networks and methods that upsample. These are called as `network(lowres, shape)` with the spatial HR
+            shape that is wanted, the one of `image`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, network_input: str = Keys.IMAGE, **kwargs: Any) -> None:
         kwargs["decollate"] = False
         super().__init__(*args, **kwargs)
+        self.network_input = network_input
         self.logger.addFilter(_is_news)
         self.failed: list[tuple[str, str]] = []
         self.add_event_handler(Events.EPOCH_STARTED, lambda _: self.failed.clear())
@@ -68,13 +74,17 @@ class ScanEvaluator(SupervisedEvaluator):
         return output
 
     def _infer(self, engine: Any, item: dict[str, Any]) -> None:
-        image = item[Keys.IMAGE]
+        image = item[self.network_input]
         if "reference" in item:
             image = torch.cat([image, item["reference"]])
         network = self.network
         network.eval()
         with torch.inference_mode():
-            pred = engine.inferer(image.as_tensor()[None], network)[0]
+            if self.network_input == Keys.IMAGE:
+                pred = engine.inferer(image.as_tensor()[None], network)[0]
+            else:
+                wanted = tuple(item[Keys.IMAGE].shape[1:])
+                pred = engine.inferer(image.as_tensor()[None].to(engine.state.device), network, wanted)[0].cpu()
             output = {Keys.IMAGE: item[Keys.IMAGE], Keys.PRED: pred}
             if "target" in item:
                 output[Keys.LABEL] = item["target"]

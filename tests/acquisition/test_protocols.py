@@ -71,6 +71,17 @@ class TestAgainstScipy:
         inner = (slice(None), slice(None), slice(3, -3), slice(3, -3))
         torch.testing.assert_close(got[inner], expected[inner], rtol=0, atol=1e-12)
 
+    @pytest.mark.parametrize("factor", [2, 3])
+    def test_gaussian_bicubic_is_scipys_gaussian_and_torchs_resize_in_the_interior(self, factor):
+        """Steps 2 and 3 of Thurnhofer-Hemsi 2019."""
+        x = volume((60, 90))
+        new = lr_shape((60, 90), (factor, factor))
+        blurred = torch.from_numpy(gaussian_filter(x, 1))[None, None]
+        expected = torch.nn.functional.interpolate(blurred, size=new, mode="bicubic", antialias=True)
+        got = acquisition_operator((60, 90), new, "gaussian_bicubic")(torch.from_numpy(x)[None, None])
+        inner = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+        torch.testing.assert_close(got[inner], expected[inner], rtol=0, atol=1e-12)
+
     @pytest.mark.parametrize("factor", [2, 3, (1, 2, 3)])
     def test_box_at_whole_factors_is_average_pooling(self, factor):
         x = torch.from_numpy(volume((12, 18, 24)))[None, None]

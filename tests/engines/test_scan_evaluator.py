@@ -207,3 +207,24 @@ def test_a_scan_is_let_go_before_the_next_is_loaded(names):
 )
 def test_file_of_an_item(item, expected):
     assert scan_file(item) == expected
+
+
+def test_a_network_of_the_lr_grid_gets_the_scan_and_the_shape_that_is_wanted(record):
+    """Its result stands on the grid of the interpolated image."""
+
+    class Upsample(nn.Module):
+        def forward(self, lr, shape):
+            seen.append((tuple(lr.shape), shape))
+            return lr.mean() + torch.zeros(1, 1, *shape)
+
+    def interpolate(item):
+        item = load(item)
+        return {**item, "lowres": item["image"][:1, :1] + 5, "target": item["image"]}
+
+    seen = []
+    engine = evaluator(["v1.nii", "v2.nii"], Upsample(), interpolate, network_input="lowres")
+    preds = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: preds.append(e.state.output[0]["pred"]))
+    engine.run()
+    assert seen == [((1, 1, 1, 3, 3), (2, 3, 3)), ((1, 1, 1, 3, 4), (2, 3, 4))]
+    assert [(tuple(pred.shape), pred.unique().tolist()) for pred in preds] == [((1, 2, 3, 3), [6]), ((1, 2, 3, 4), [7])]
