@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from ..caffe import caffe_state_dict
 from ..errors import ScanError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
 
     Args:
         network: a network, or one wrapped for several GPUs.
-        path: a file of `torch.save`: a flat state dict, or one under the key `network` or `model`.
+        path: a file of `torch.save`: a flat state dict, or one under the key `network` or `model`; or a Caffe model, of which the
+            name ends with `.caffemodel` (see `custom_components.caffe`).
 
     Raises:
         ScanError: when the file is missing, no checkpoint, or of another network.
@@ -31,14 +33,8 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
         raise ScanError(
             f"{path}: expected the weights of the network, got no such file (train first, or give --checkpoint FILE)"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ScanError(f"{path}: expected a checkpoint of tensors, got a file that torch.load refuses") from error
-    for key in ("network", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
     target = getattr(network, "module", network)
+    state = caffe_state_dict(target, path) if Path(path).suffix.lower() == ".caffemodel" else _torch_state(path)
     own = target.state_dict()
     if not isinstance(state, Mapping):
         raise ScanError(f"{path}: expected a state dict, got {type(state).__name__}")
@@ -51,6 +47,17 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
         raise ScanError(f"{path}: expected the weights of {type(target).__name__}, got tensors {', '.join(counts)}")
     target.load_state_dict(state)
     logger.info("weights from %s", path)
+
+
+def _torch_state(path: str | Path) -> Any:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ScanError(f"{path}: expected a checkpoint of tensors, got a file that torch.load refuses") from error
+    for key in ("network", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    return state
 
 
 class WeightsLoader:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 
 import pytest
 import torch
@@ -59,6 +60,55 @@ def test_what_does_not_belong_is_refused_and_changes_nothing(tmp_path, capsys, c
     assert "\n" not in str(info.value)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
     assert capsys.readouterr().out == ""
+
+
+def caffe_model(*shapes):
+    """A Caffe model of one linear layer; all its values are 0.5."""
+
+    def part(field, content):
+        return struct.pack("<BBB", 8 * field % 128 + 2 + 128, field // 16, len(content)) + content
+
+    blobs = [
+        part(5, struct.pack("<f", 0.5) * torch.Size(shape).numel()) + part(7, part(1, bytes(shape))) for shape in shapes
+    ]
+    return part(100, part(1, b"ip") + part(2, b"InnerProduct") + b"".join(part(7, b) for b in blobs))
+
+
+@pytest.mark.parametrize("name", ["w.caffemodel", "W.CAFFEMODEL"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_caffe_model_is_known_by_its_name(tmp_path, name, parallel):
+    (tmp_path / name).write_bytes(caffe_model((1, 3), (1,)))
+    net = nn.Linear(3, 1).double()
+    load_weights(nn.DataParallel(net) if parallel else net, str(tmp_path / name))
+    assert net.weight.tolist() == [[0.5] * 3] and net.bias.tolist() == [0.5]
+    assert net.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("net", "name", "message"),
+    [
+        (
+            nn.Linear(4, 1),
+            "w.caffemodel",
+            r"expected InnerProduct \(1, 4\) and \(1,\) for Linear, got .* in layer 'ip'",
+        ),
+        (nn.Linear(3, 1), "w.pt", "expected a checkpoint of tensors, got a file that torch.load refuses"),
+        (nn.Linear(3, 1), "gone.caffemodel", "expected the weights of the network, got no such file"),
+        (
+            nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1)),  # what the file does not fill
+            "w.caffemodel",
+            r"expected the weights of Sequential, got tensors 5 missing \(say 1\.weight\)$",
+        ),
+    ],
+)
+def test_a_caffe_model_that_does_not_belong_changes_nothing(tmp_path, net, name, message):
+    for file in ("w.caffemodel", "w.pt"):
+        (tmp_path / file).write_bytes(caffe_model((1, 3), (1,)))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(ScanError, match=message) as info:
+        load_weights(net, tmp_path / name)
+    assert "\n" not in str(info.value)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
 def test_handler_loads_when_the_engine_starts(tmp_path, caplog):
