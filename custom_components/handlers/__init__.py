@@ -1,7 +1,7 @@
 """Ignite handlers: the state of a run, its course, reports, previews."""
 
 from .evaluation_report import EvaluationReport
-from .gradient_clipping import AdjustableGradientClipping
+from .gradient_clipping import AdjustableGradientClipping, GradientNormClipping
 from .loss_curve import LossCurve
 from .preview import Preview
 from .progress import Progress
@@ -13,6 +13,7 @@ from .weights_loader import WeightsLoader, load_weights
 __all__ = [
     "AdjustableGradientClipping",
     "EvaluationReport",
+    "GradientNormClipping",
     "LossCurve",
     "Preview",
     "Progress",

@@ -1,10 +1,48 @@
-"""Adjustable gradient clipping, with which very deep networks train at a high learning rate."""
+"""Gradient clipping, with which networks train at a high learning rate."""
 
 from __future__ import annotations
 
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
+
+
+def _unscale(engine: Engine, optimizer: torch.optim.Optimizer) -> None:
+    scaler = getattr(engine, "scaler", None)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+
+
+class GradientNormClipping:
+    """Scale the gradients of all parameters together so that their Euclidean norm is at most `max_norm`.
+
+    One odd batch can then not switch off rectifiers for good, as a single step of Adam may.
+
+    Args:
+        optimizer: its parameters are clipped together.
+        max_norm: largest norm; say a few times that of the converged training.
+
+    Raises:
+        ValueError: when the norm is not positive.
+
+    Reference:
+        R. Pascanu, T. Mikolov, Y. Bengio, On the difficulty of training recurrent neural networks, 2013, arXiv:1211.5063.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        if not max_norm > 0:
+            raise ValueError(f"max_norm must be positive, got {max_norm}")
+        self.optimizer, self.max_norm = optimizer, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer, between the backward pass and the step of the optimiser."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip the gradients in place."""
+        _unscale(engine, self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
 
 class AdjustableGradientClipping:
@@ -35,8 +73,6 @@ class AdjustableGradientClipping:
 
     def __call__(self, engine: Engine) -> None:
         """Clip the gradients of all groups in place."""
-        scaler = getattr(engine, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
+        _unscale(engine, self.optimizer)
         for group in self.optimizer.param_groups:
             torch.nn.utils.clip_grad_value_(group["params"], self.theta / group["lr"])

@@ -98,7 +98,8 @@ class LossCurve:
         figure = Figure(figsize=(10, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.plot([r["epoch"] for r in self.rows], [r["loss"] for r in self.rows])
-        left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        positive = all(r["loss"] > 0 for r in self.rows)  # a likelihood may fall below 0
+        left.set(xlabel="epoch", ylabel="training loss", yscale="log" if positive else "linear")
         for name in (n for n in metrics if n.endswith("psnr")):
             points = [(r["epoch"], r[name]) for r in self.rows if name in r]
             right.plot(*zip(*points, strict=True), label=name)

@@ -65,6 +65,9 @@ def trace(network: Callable[..., Any], spatial_dims: int, in_channels: int) -> P
     except Exception as error:  # whatever a stranger's forward raises when it meets a symbolic value
         raise NotStreamableError(f"torch.fx cannot trace it: {error}") from error
     graph.eliminate_dead_code()
+    for item in list(graph.nodes):
+        if item.op == "placeholder" and item.args and not item.users:  # an optional argument, such as a wished shape
+            graph.erase_node(item)
     nodes: list[Node] = []
     indices: dict[fx.Node, int] = {}
     constants: dict[fx.Node, Tensor] = {}

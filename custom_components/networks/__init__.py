@@ -1,5 +1,9 @@
-"""Super-resolution networks: `(B, C, *spatial)` to `(B, 1, *spatial * scale)`."""
+"""Super-resolution networks; each maps `(B, C, *spatial)` to `(B, 1, *(scale * spatial))`, with scale 1 on the HR grid."""
 
+from .dcsrn import DCSRN
+from .edsr import EDSR
 from .recnn import ReCNN
+from .rrlsrn import RRLSRN
+from .srcnn import SRCNN
 
-__all__ = ["ReCNN"]
+__all__ = ["DCSRN", "EDSR", "RRLSRN", "SRCNN", "ReCNN"]

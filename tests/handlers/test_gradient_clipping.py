@@ -6,7 +6,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from custom_components.handlers import AdjustableGradientClipping
+from custom_components.handlers import AdjustableGradientClipping, GradientNormClipping
 
 
 def two_groups(rates=(0.1, 0.01)):
@@ -81,3 +81,18 @@ def test_in_a_trainer_it_comes_between_backward_and_step(clipped):
 def test_bad_theta(theta):
     with pytest.raises(ValueError, match=f"theta must be positive, got {theta}"):
         AdjustableGradientClipping(two_groups()[1], theta)
+
+
+def test_the_norm_over_all_parameters_is_bounded():
+    parameters, optimizer = two_groups()
+    together = torch.cat([p.grad for p in parameters])
+    GradientNormClipping(optimizer, max_norm=0.5)(Plain())
+    clipped = torch.cat([p.grad for p in parameters])
+    torch.testing.assert_close(clipped, 0.5 * together / together.norm())
+    GradientNormClipping(optimizer, max_norm=3)(Plain())  # nothing to do
+    torch.testing.assert_close(torch.cat([p.grad for p in parameters]), clipped)
+
+
+def test_the_norm_must_be_positive():
+    with pytest.raises(ValueError, match="max_norm must be positive, got 0"):
+        GradientNormClipping(two_groups()[1], max_norm=0)

@@ -187,3 +187,17 @@ def test_script_modules_are_not_streamable() -> None:
     network = torch.jit.trace(nn.Sequential(c3(2, 2)), torch.zeros(1, 2, 4, 4, 4))
     with pytest.raises(NotStreamableError, match="ScriptModule"):
         trace(network, 3, 2)
+
+
+def test_an_optional_argument_is_no_second_input() -> None:
+    class Upsampling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = c3(1, 1)
+
+        def forward(self, x: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y
+
+    with torch.inference_mode():
+        assert len(trace(Upsampling(), 3, 1).nodes) == len(trace(nn.Sequential(c3(1, 1)), 3, 1).nodes)

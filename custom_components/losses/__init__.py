@@ -1,0 +1,39 @@
+"""Training losses; each is a function and a thin module."""
+
+from .charbonnier import CharbonnierLoss, charbonnier_loss
+from .composite import CompositeLoss
+from .gradient_difference import GradientDifferenceLoss, gradient_difference_loss
+from .low_rank import LowRankLoss, low_rank_loss
+from .p_norm import PNormLoss, generalised_gaussian_nll, p_norm_loss
+from .sharpness import (
+    LearnableSharpness,
+    SharpnessFilterLoss,
+    SharpnessLoss,
+    laplacian_filter,
+    response_variance,
+    sharpness_filter_term,
+    sharpness_loss,
+)
+from .total_variation import TotalVariationLoss, total_variation_loss
+
+__all__ = [
+    "CharbonnierLoss",
+    "CompositeLoss",
+    "GradientDifferenceLoss",
+    "LearnableSharpness",
+    "LowRankLoss",
+    "PNormLoss",
+    "SharpnessFilterLoss",
+    "SharpnessLoss",
+    "TotalVariationLoss",
+    "charbonnier_loss",
+    "generalised_gaussian_nll",
+    "gradient_difference_loss",
+    "laplacian_filter",
+    "low_rank_loss",
+    "p_norm_loss",
+    "response_variance",
+    "sharpness_filter_term",
+    "sharpness_loss",
+    "total_variation_loss",
+]
