@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	touch $(VENV)/.setup-started
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[compare,demo,test]'
 	mv $(VENV)/.setup-started $@
 
 demo: setup ## sharpen a sample scan with the shipped weights; results in demo/

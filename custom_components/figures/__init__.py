@@ -1,6 +1,22 @@
-"""Figures of volumes: axial, coronal and sagittal planes side by side, with residuals and an enlarged detail."""
+"""Figures: planes of volumes with residuals and an enlarged detail, and charts of the scores of a comparison."""
 
+from .bars import score_bars
 from .comparison import three_planes
+from .curves import loss_curves
+from .intervals import mean_intervals
 from .planes import head_position, plane_slice
+from .ranks import rank_bars
+from .residuals import residual_pictures
+from .speed import speed_scatter
 
-__all__ = ["head_position", "plane_slice", "three_planes"]
+__all__ = [
+    "head_position",
+    "loss_curves",
+    "mean_intervals",
+    "plane_slice",
+    "rank_bars",
+    "residual_pictures",
+    "score_bars",
+    "speed_scatter",
+    "three_planes",
+]
