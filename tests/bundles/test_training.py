@@ -28,7 +28,9 @@ TRAIN = BUNDLE / "configs" / "train.json"
 CONFIGS = ROOT / "configs"
 SMOKE = CONFIGS / "smoke.json"
 OVERLAYS = sorted((CONFIGS / "recnn").glob("*.json"))
-NETWORK = {"network_def::num_layers": 3, "network_def::num_filters": 4}  # of smoke.json
+SHORT = CONFIGS / "short_training.json"
+NETWORK = {"network_def::num_layers": 3, "network_def::num_filters": 4}  # with smoke.json
+EACH_EPOCH = {"val_interval": 1}
 
 
 def head(seed, shape=(18, 20, 16)):
@@ -83,6 +85,7 @@ def prepare(tmp_path, monkeypatch):
             "dataset_dir": str(dataset_dir),
             "output_dir": str(tmp_path / output),
             "device": "$torch.device('cpu')",
+            **(NETWORK | EACH_EPOCH if smoke else {}),
             **options,
         }
         workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", **given)
@@ -199,7 +202,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(train, start, scans, tmp_pat
     options = {"max_epochs": 3, "num_workers": workers}  # an epoch has 4 iterations
     whole = train(scans, output="whole", **options)
     files = [str(TRAIN), str(SMOKE), str(at_kill(tmp_path, event, action))]
-    killed = start(scans, tmp_path / "out", config_file=files, **NETWORK, **options)
+    killed = start(scans, tmp_path / "out", config_file=files, **NETWORK, **EACH_EPOCH, **options)
     assert killed.wait() == -signal.SIGKILL, killed.stderr
     out = tmp_path / "out"
     first = load(out / "last.pt")
@@ -393,7 +396,8 @@ CHECKS = {
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=lambda file: file.stem)
 def test_an_overlay_does_what_its_name_says(prepare, many, file):
-    workflow = prepare(many, file, smoke=False, num_workers=0)
+    below = [SHORT] if file.stem == "shipped_weights" else []
+    workflow = prepare(many, *below, file, smoke=False, num_workers=0)
     assert workflow.parser.get_parsed_content("train::trainer").optimizer is workflow.parser.get_parsed_content(
         "optimizer"
     )
@@ -453,6 +457,18 @@ def test_amp_convolves_in_bfloat16(prepare, scans, tmp_path):
     assert np.isfinite(rows(tmp_path / "out")[0]["loss"])
 
 
+def test_fine_tuning_starts_from_given_weights(prepare, train, scans, tmp_path):
+    before = train(scans, output="before", max_epochs=1)
+    torch.save(before, tmp_path / "weights.pt")
+    overlay = CONFIGS / "fine_tune.json"
+    workflow = prepare(scans, overlay, start_from=str(tmp_path / "weights.pt"), max_epochs=1)
+    assert equal(workflow.parser.get_parsed_content("network_def").state_dict(), before)
+    workflow.run()
+    after = load(tmp_path / "out" / "last.pt")["network"]
+    assert not equal(after, before)
+    assert max((after[name] - before[name]).abs().max().item() for name in before) < 0.01
+
+
 # Several processes
 
 
@@ -475,6 +491,7 @@ def test_two_processes(prepare, scans, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(BUNDLE)]
     command += ["--dataset_dir", str(folder), "--output_dir", str(out)]
+    command += [text for key, value in (NETWORK | EACH_EPOCH).items() for text in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -19,8 +19,15 @@ import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow, ckpt_export, onnx_export
 from monai.bundle import verify_net_in_out as verify_network
 
+from custom_components.compare.config import read_study
+from custom_components.compare.definition import definition
+
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").glob("*") if path.is_dir())
+
+
+BASELINES = sorted((ROOT / "configs" / "baselines").glob("*.json"))
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*.json"))
 
 
 def overlays(bundle):
@@ -83,8 +90,9 @@ def blocks(node):
 
 def test_bundles_and_overlays_are_found():
     """An empty list would skip the other tests of this file."""
-    assert BUNDLES
-    assert set((ROOT / "configs").rglob("*.json")) <= {file for _, file in OVERLAYS}
+    assert BUNDLES and BASELINES and STUDIES
+    laid_over = {file for _, file in OVERLAYS if file.is_relative_to(ROOT / "configs")}
+    assert {*(ROOT / "configs").rglob("*.json")} == {*laid_over, *BASELINES, *STUDIES}
 
 
 # Files
@@ -152,7 +160,7 @@ def machine_paths(text):
 
 
 def test_no_paths_of_one_machine():
-    texts = [*json_files(), *ROOT.glob("bundles/*/configs/*.conf"), *ROOT.glob("bundles/*/docs/*")]
+    texts = [*json_files(), *ROOT.glob("bundles/*/configs/*.conf"), *ROOT.glob("bundles/*/docs/**/*.*")]
     found = {
         name_of(file): lines for file in texts if file.suffix != ".png" and (lines := machine_paths(file.read_text()))
     }
@@ -267,6 +275,29 @@ def test_unknown_ids_finds_what_is_misspelt():
 @pytest.mark.parametrize(("bundle", "file"), OVERLAYS, ids=name_of)
 def test_an_overlay_changes_only_what_is_there(bundle, file):
     assert unknown_ids(load(file), config(bundle, "train")) == []
+
+
+@pytest.mark.parametrize("file", BASELINES, ids=name_of)
+@per_bundle
+def test_a_baseline_lies_on_inference(bundle, file):
+    """It takes the network's place: its other ids are there, and it reads no weights."""
+    assert unknown_ids(load(file), config(bundle, "inference")) == []
+    assert load(file)["network_def"]["_target_"].startswith("custom_components.baselines.")
+    assert "%weights_loader" not in load(file)["handlers"]
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=name_of)
+def test_a_study_can_be_read_and_its_methods_run(file, scans, monkeypatch, tmp_path):
+    """Each bundle, overlay, option and checkpoint of it is there; those that are not part of the project are stood in for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "authors").mkdir()
+    for name in re.findall(r"[\w.]+\.caffemodel", file.read_text()):
+        (tmp_path / "authors" / name).write_bytes(b"stand-in")
+    given = {"dataset_dir": str(scans), "authors": str(tmp_path / "authors")}
+    study = read_study(file, **{name: value for name, value in given.items() if name in load(file)})
+    for factor in study.scale_factors:
+        for method in study.methods:
+            assert definition(study, factor, method)["config"]["network_def"]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
