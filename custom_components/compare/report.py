@@ -12,10 +12,12 @@ from typing import Any
 from ..errors import ScanError, reason
 from ..figures import loss_curves, mean_intervals, rank_bars, residual_pictures, score_bars, speed_scatter
 from ..files import PathLike, atomic_write
+from .anova import anova
 from .html import html_page
+from .paired import paired_tests
 from .results import Result
 from .sections import Figure, Section, markdown_page
-from .statistics import anova, paired_tests, scores_of, within_scan_intervals
+from .statistics import scores_of, within_scan_intervals
 from .study import Study
 from .tables import (
     LABELS,

@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from .anova import Anova
+from .paired import PairedTest
 from .results import Result
 from .statistics import (
     CONFIDENCE,
-    Anova,
     Difference,
-    PairedTest,
     best,
     common_scans,
     difference,

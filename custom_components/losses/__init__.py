@@ -3,11 +3,10 @@
 from .charbonnier import CharbonnierLoss, charbonnier_loss
 from .composite import CompositeLoss
 from .gradient_difference import GradientDifferenceLoss, gradient_difference_loss
+from .learnable_sharpness import LearnableSharpness, SharpnessFilterLoss
 from .low_rank import LowRankLoss, low_rank_loss
 from .p_norm import PNormLoss, generalised_gaussian_nll, p_norm_loss
 from .sharpness import (
-    LearnableSharpness,
-    SharpnessFilterLoss,
     SharpnessLoss,
     laplacian_filter,
     response_variance,

@@ -1,4 +1,4 @@
-"""The sharpness prior: the variance of the Laplacian, or of filters that are learnt in its place."""
+"""The sharpness prior: the variance of the Laplacian, or of given filters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ BORDERS = ("valid", "zeros", "replicate")
 REDUCTIONS = ("sum", "mean")
 
 
-def _check(border: str, cap: float | None = None, reduction: str = "mean") -> None:
+def check_sharpness(border: str, cap: float | None = None, reduction: str = "mean") -> None:
+    """Refuse an unknown border or reduction and a cap that is not positive, by a `ValueError`."""
     if border not in BORDERS:
         raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
     if cap is not None and not 0 < cap < math.inf:
@@ -40,7 +41,7 @@ def laplacian_filter(spatial_dims: int, normalised: bool = False, kernel_size: i
     return kernel / (2 * spatial_dims) if normalised else kernel
 
 
-def _responses(image: torch.Tensor, filters: torch.Tensor, border: str) -> torch.Tensor:
+def responses(image: torch.Tensor, filters: torch.Tensor, border: str) -> torch.Tensor:
     """Correlate each channel of `(B, C, *spatial)` with filters `(L, *kernel)`: `(B, C, L, voxels)`, at least in float32."""
     size, dims = filters.shape[-1], filters.ndim - 1
     if image.ndim != dims + 2:
@@ -62,13 +63,14 @@ def _responses(image: torch.Tensor, filters: torch.Tensor, border: str) -> torch
 
 def response_variance(image: torch.Tensor, filters: torch.Tensor, border: str = "valid") -> torch.Tensor:
     """Sharpness V of each image: unbiased variance of its response to each of `filters` `(L, *kernel)`, mean over L, `(B, C)`."""
-    _check(border)
-    return _responses(image, filters, border).var(-1).mean(-1)
+    check_sharpness(border)
+    return responses(image, filters, border).var(-1).mean(-1)
 
 
-def _minus_sharpness(
+def minus_sharpness(
     pred: torch.Tensor, target: torch.Tensor | None, cap: float | None, filters: torch.Tensor, border: str
 ) -> torch.Tensor:
+    """Minus the sharpness of `pred`, at most `cap` times that of `target`, mean over batch and channels."""
     value = response_variance(pred, filters, border)
     if cap is not None:
         if target is None:
@@ -93,8 +95,8 @@ def sharpness_loss(
         >>> sharpness_loss(torch.eye(4)[None, None])
         tensor(-12.)
     """
-    _check(border, cap)
-    return _minus_sharpness(pred, target, cap, laplacian_filter(pred.ndim - 2, normalised)[None], border)
+    check_sharpness(border, cap)
+    return minus_sharpness(pred, target, cap, laplacian_filter(pred.ndim - 2, normalised)[None], border)
 
 
 def sharpness_filter_term(
@@ -121,8 +123,8 @@ def sharpness_filter_term(
         V. Cherukuri et al., Deep MR brain image super-resolution using spatio-structural priors, 2020,
         doi:10.1109/TIP.2019.2942510. Equation 9.
     """
-    _check(border, reduction=reduction)
-    response = [_responses(patches, filters, border).square() for patches in (smooth, sharp)]
+    check_sharpness(border, reduction=reduction)
+    response = [responses(patches, filters, border).square() for patches in (smooth, sharp)]
     low, high = (r.sum() if reduction == "sum" else r.mean() for r in response)
     return low - high
 
@@ -167,7 +169,7 @@ class SharpnessLoss(nn.Module):
 
     def __init__(self, border: str = "valid", normalised: bool = False, cap: float | None = None) -> None:
         super().__init__()
-        _check(border, cap)
+        check_sharpness(border, cap)
         self.border, self.normalised, self.cap = border, normalised, cap
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
@@ -177,121 +179,3 @@ class SharpnessLoss(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows of the loss."""
         return f"border={self.border}, normalised={self.normalised}, cap={self.cap}"
-
-
-class LearnableSharpness(nn.Module):
-    r"""The sharpness prior with filters that are learnt with the network, from the Laplacian on.
-
-    .. math:: L = -V_{mod}(Y) = -\frac{1}{N_L} \sum_{l=1}^{N_L} \mathrm{var}(W_l * Y)
-
-    Hand `parameters()` to the optimizer. Beside it belongs `SharpnessFilterLoss`, which says what the filters are for.
-
-    Larger filters give a larger variance, so nothing in the paper's loss keeps them from growing; its learning rate of 1e-4 and
-    its some 5000 steps do. With `fixed_norm`, which is ours, each filter is used at the norm of the Laplacian and only its shape is
-    learnt: V and S are then bounded for a given image. A `cap` bounds what the network gains.
-
-    Equation 15 (and 30) gives the filters' gradient by the matrix DV_mod of equation 12; the chain rule, and this code, have
-    d^l / N_L of that equation in its place.
-
-    Args:
-        spatial_dims: 1 to 3.
-        num_filters: N_L, 8 in the paper.
-        kernel_size: odd, >= 3, the paper's.
-        noise_variance: of the normal noise that is added to the Laplacian at the start, 1e-4 in the paper; without it all filters
-            would stay alike.
-        border, cap: as for `SharpnessLoss`.
-        fixed_norm: use each filter at the norm of the Laplacian; False as in the paper.
-
-    Shape:
-        As `SharpnessLoss`.
-
-    Raises:
-        ValueError: on arguments out of range, and as `SharpnessLoss`.
-
-    Example:
-        >>> LearnableSharpness(2, num_filters=4)(torch.zeros(1, 1, 9, 9))
-        tensor(-0., grad_fn=<NegBackward0>)
-
-    Reference:
-        V. Cherukuri et al., Deep MR brain image super-resolution using spatio-structural priors, 2020,
-        doi:10.1109/TIP.2019.2942510. Equations 8 to 15 and 25 to 30.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int = 2,
-        num_filters: int = 8,
-        kernel_size: int = 3,
-        noise_variance: float = 1e-4,
-        border: str = "valid",
-        cap: float | None = None,
-        fixed_norm: bool = True,
-    ) -> None:
-        super().__init__()
-        _check(border, cap)
-        if num_filters < 1:
-            raise ValueError(f"num_filters must be >= 1, got {num_filters}")
-        if not 0 <= noise_variance < math.inf:
-            raise ValueError(f"noise_variance must be >= 0, got {noise_variance}")
-        start = laplacian_filter(spatial_dims, kernel_size=kernel_size).expand(num_filters, *[-1] * spatial_dims)
-        self.border, self.cap, self.fixed_norm = border, cap, fixed_norm
-        self.norm = float(start[0].norm())
-        self.weight = nn.Parameter(start + math.sqrt(noise_variance) * torch.randn(start.shape))
-
-    @property
-    def filters(self) -> torch.Tensor:
-        """The filters in use, `(num_filters, *kernel)`."""
-        if not self.fixed_norm:
-            return self.weight
-        return self.norm * functional.normalize(self.weight.flatten(1)).view_as(self.weight)
-
-    def forward(self, pred: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
-        """Minus the sharpness of `pred`, `(B, C, *spatial)`."""
-        return _minus_sharpness(pred, target, self.cap, self.filters, self.border)
-
-    def extra_repr(self) -> str:
-        """What `print` shows of the loss."""
-        return f"filters={tuple(self.weight.shape)}, border={self.border}, cap={self.cap}, fixed_norm={self.fixed_norm}"
-
-
-class SharpnessFilterLoss(nn.Module):
-    """`sharpness_filter_term` of a `LearnableSharpness` on the sharpest and the smoothest patches of each batch of targets.
-
-    The paper takes the patches with the strongest and the weakest response to the Laplacian from each training scan, once, and
-    leaves out some by eye. Patches of a batch are of the same kind, need no file, and differ from step to step.
-
-    Args:
-        sharpness: the module whose filters are learnt.
-        count: of sharp and of smooth patches in a batch, >= 1; half of the batch where that is less.
-        reduction: `sum` as in the paper, or `mean`.
-
-    Raises:
-        ValueError: on arguments out of range, or a batch with one patch only.
-
-    Example:
-        >>> sharpness = LearnableSharpness()
-        >>> SharpnessFilterLoss(sharpness, count=2)(torch.rand(8, 1, 9, 9), torch.rand(8, 1, 9, 9)).shape
-        torch.Size([])
-    """
-
-    def __init__(self, sharpness: LearnableSharpness, count: int = 8, reduction: str = "sum") -> None:
-        super().__init__()
-        _check(sharpness.border, reduction=reduction)
-        if count < 1:
-            raise ValueError(f"count must be >= 1, got {count}")
-        self.sharpness, self.count, self.reduction = sharpness, count, reduction
-
-    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The filter term on patches of `target`, `(B, C, *spatial)`; `pred` has no part in it."""
-        patches = target.detach().flatten(0, 1)[:, None]
-        if len(patches) < 2:
-            raise ValueError(f"expected at least 2 patches to tell sharp from smooth, got {len(patches)}")
-        laplacian = laplacian_filter(target.ndim - 2)[None]
-        order = _responses(patches, laplacian, self.sharpness.border).square().sum((1, 2, 3)).argsort()
-        count = min(self.count, len(patches) // 2)
-        sharp, smooth = patches[order[-count:]], patches[order[:count]]
-        return sharpness_filter_term(self.sharpness.filters, sharp, smooth, self.sharpness.border, self.reduction)
-
-    def extra_repr(self) -> str:
-        """What `print` shows of the loss."""
-        return f"count={self.count}, reduction={self.reduction}"

@@ -27,7 +27,7 @@ TINY = {"num_layers": 2, "num_filters": 2}
 # Importing torch and MONAI takes seconds. This program does it once and forks a process for each command line that it
 # reads; the process then runs `python -m monai.bundle` from its first line to the interpreter's own exit code.
 SERVER = """
-import json, os, resource, runpy, sys
+import json, os, resource, runpy, signal, sys
 import fire, ignite.handlers, matplotlib.figure, monai.bundle, nibabel, torch
 monai.bundle.ComponentLocator().get_component_module_name("Compose")
 import custom_components.engines, custom_components.handlers, custom_components.inferers, custom_components.transforms
@@ -40,6 +40,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 else:
     sys.exit()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
 for number, name in enumerate((os.devnull, *request["streams"])):
     os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
 if request["file_size"]:

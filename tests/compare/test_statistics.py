@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from custom_components.compare.anova import anova
+from custom_components.compare.paired import holm, paired_test, paired_tests
 from custom_components.compare.results import Result
 from custom_components.compare.statistics import (
-    anova,
     best,
     common_scans,
     difference,
-    holm,
     mean_and_deviation,
-    paired_test,
-    paired_tests,
     rank_points,
     scores_of,
     within_scan_intervals,
