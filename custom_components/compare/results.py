@@ -88,7 +88,7 @@ def read_results(path: PathLike) -> list[Result]:
             return [_from_cells(row) for row in reader]
     except ScanError:
         raise
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise ScanError(f"{path}: expected a table of results, got: {one_line(error)}") from error
 
 

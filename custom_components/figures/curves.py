@@ -44,7 +44,7 @@ def read_losses(path: PathLike) -> tuple[Array, Array]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = [(float(row["iteration"]), float(row["loss"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         got = f"no column {error}" if isinstance(error, KeyError) else one_line(error)
         raise ScanError(f"{path}: expected a table with the columns iteration and loss, got: {got}") from error
     table = np.array(rows, np.float64).reshape(-1, 2)

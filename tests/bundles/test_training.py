@@ -484,8 +484,9 @@ def test_two_processes(prepare, scans, tmp_path):
     (folder / "dataset.json").write_text(json.dumps(sections))
     extra = tmp_path / "dump.json"
     save = "$torch.save(@network_def.state_dict(), @output_dir + f'/rank{torch.distributed.get_rank()}.pt')"
-    handlers = "$print('HANDLERS', torch.distributed.get_rank(), *(type(h).__name__ for h in @train::handlers))"
-    extra.write_text(json.dumps({"run": [handlers, "$@train::trainer.run()", save]}))
+    names = "[type(h).__name__ for h in @train::handlers]"
+    handlers = f"$torch.save({names}, @output_dir + f'/handlers{{torch.distributed.get_rank()}}.pt')"
+    extra.write_text(json.dumps({"run": ["$@train::trainer.run()", save, handlers]}))
     files = [str(TRAIN), str(CONFIGS / "multi_gpu.json"), str(SMOKE), str(extra)]
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -499,13 +500,23 @@ def test_two_processes(prepare, scans, tmp_path):
     ranks = [load(out / f"rank{rank}.pt") for rank in range(2)]
     assert equal(*ranks)
     assert equal(load(out / "last.pt")["network"], ranks[0])
-    handlers = {int(r): names.split() for r, names in re.findall(r"HANDLERS (\d)(.*)", done.stdout)}
+    handlers = [load(out / f"handlers{rank}.pt") for rank in range(2)]
     writers = {"TensorBoardStatsHandler", "Progress"}
     assert writers <= set(handlers[0]) and set(handlers[1]) == set(handlers[0]) - writers
     assert "Epoch [2/2]: [2/2] 100%" in done.stderr
     names = sorted(re.sub(r"tfevents.*", "tfevents", path.name) for path in out.iterdir())
     events = ["events.out.tfevents"] * 2
-    assert names == [*events, "last.pt", "losses.csv", "losses.png", "model.pt", "rank0.pt", "rank1.pt"]
+    assert names == [
+        *events,
+        "handlers0.pt",
+        "handlers1.pt",
+        "last.pt",
+        "losses.csv",
+        "losses.png",
+        "model.pt",
+        "rank0.pt",
+        "rank1.pt",
+    ]
 
     course = rows(out)
     assert [row["epoch"] for row in course] == [1, 2]
