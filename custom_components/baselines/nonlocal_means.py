@@ -59,11 +59,10 @@ class NonLocalMeansUpsampling(nn.Module):
     `y` is not denoised, which is up to who calls.
 
     To hold to the scan is to hold to its noise, and to undo the blur amplifies that, with `gaussian_spline` at x2 by up to 40. With
-    the gain s of each mode of A, at most 1, and the damping r, the correction uses :math:`s / (s^2 + r^2)` in place of 1 / s. On
-    crops of training scans without noise r = 0.1 costs less than 0.1 dB against 0, and r = 0.3 costs 0.2 to 0.5 dB; with noise of
-    1 % of the range r = 0.3 gains about 2 dB on 0.1 and r = 0.5 about 4 dB.
+    the gain s of each mode of A, at most 1, and the damping r, the correction uses :math:`s / (s^2 + r^2)` in place of 1 / s: the
+    more noise there is, the larger r should be.
 
-    The filter is scikit-image's, on the CPU: about 4 minutes of one core for a head.
+    The filter is scikit-image's, on the CPU: minutes for a head.
 
     Args:
         protocol: the acquisition A, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`; `box` is the paper's.

@@ -43,8 +43,8 @@ def three_planes(
         ScanError: when the file cannot be written.
 
     Reference:
-        K. Thurnhofer-Hemsi et al., Super-resolution of 3D magnetic resonance images by convolutional neural networks
-        with p-norm losses: equation 8 and figures 5 and 6.
+        K. Thurnhofer-Hemsi et al., Deep learning networks with p-norm loss layers for spatial resolution enhancement of 3D medical
+        images, IWINAC 2019, doi:10.1007/978-3-030-19651-6_28: equation 8, figures 5 and 6.
     """
     if not volumes or (residual_to is not None and residual_to not in volumes):
         raise ValueError(f"expected volumes, {residual_to!r} among them, got {list(volumes)}")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .p_norm import REDUCTIONS, _error
+from .elementwise import REDUCTIONS, difference, reduced
 
 
 def _check(eps: float, reduction: str) -> None:
@@ -27,13 +27,9 @@ def charbonnier_loss(
         tensor(0.5000)
     """
     _check(eps, reduction)
-    error = _error(pred, target)
+    error = difference(pred, target)
     loss = torch.hypot(error, torch.full_like(error, eps))  # squares neither overflow nor vanish
-    if reduction == "none":
-        return loss
-    if reduction == "mean":
-        return loss.mean()
-    return loss.sum() / (len(loss) if reduction == "batchmean" else 1)
+    return reduced(loss, reduction)
 
 
 class CharbonnierLoss(nn.Module):

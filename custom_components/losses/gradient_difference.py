@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .p_norm import _error, _power
+from .elementwise import difference, magnitude_power
 
 REDUCTIONS = ("mean", "batchmean", "sum")
 
@@ -29,14 +29,14 @@ def gradient_difference_loss(
         tensor(0.5000)
     """
     _check(alpha, reduction)
-    error = _error(pred, target)
+    error = difference(pred, target)
     if error.ndim < 3:
         raise ValueError(f"expected images (B, C, *spatial), got the shape {tuple(pred.shape)}")
     y, z = pred.to(error.dtype), target.to(error.dtype)
     total = error.new_zeros(())
     for axis in range(2, error.ndim):
         slope = z.diff(dim=axis).abs() - y.diff(dim=axis).abs() if absolute else error.diff(dim=axis)
-        total = total + _power(slope, alpha).sum()
+        total = total + magnitude_power(slope, alpha).sum()
     return total / {"mean": error.numel(), "batchmean": len(error), "sum": 1}[reduction]
 
 

@@ -7,15 +7,7 @@ import math
 import torch
 from torch import nn
 
-REDUCTIONS = ("mean", "batchmean", "sum", "none")
-
-
-def _error(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The difference, at least in float32: in float16 small errors to a power are 0 and a sum over a volume is inf."""
-    if pred.shape != target.shape:  # broadcasting would hide a mistake
-        raise ValueError(f"expected a target of shape {tuple(pred.shape)}, got {tuple(target.shape)}")
-    dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
-    return pred.to(dtype) - target.to(dtype)
+from .elementwise import REDUCTIONS, difference, magnitude_power, reduced
 
 
 def _check(reduction: str, matched_at: float | None) -> None:
@@ -23,13 +15,6 @@ def _check(reduction: str, matched_at: float | None) -> None:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
     if matched_at is not None and not 0 < matched_at < math.inf:
         raise ValueError(f"matched_at must be > 0, got {matched_at}")
-
-
-def _power(error: torch.Tensor, p: float | torch.Tensor) -> torch.Tensor:
-    """|error|^p with the gradient 0 at 0 for any p > 0, where that of `abs().pow(p)` is NaN below p = 1."""
-    magnitude = error.abs()
-    zero = magnitude == 0
-    return torch.where(zero, 0.0, magnitude.masked_fill(zero, 1.0) ** p)
 
 
 def p_norm_loss(
@@ -48,14 +33,10 @@ def p_norm_loss(
     _check(reduction, matched_at)
     if not 0 < p < math.inf:
         raise ValueError(f"p must be > 0, got {p}")
-    loss = _power(_error(pred, target), p)
+    loss = magnitude_power(difference(pred, target), p)
     if matched_at is not None:
         loss = loss * (2 / p) * matched_at ** (2 - p)
-    if reduction == "none":
-        return loss
-    if reduction == "mean":
-        return loss.mean()
-    return loss.sum() / (len(loss) if reduction == "batchmean" else 1)
+    return reduced(loss, reduction)
 
 
 def generalised_gaussian_nll(pred: torch.Tensor, target: torch.Tensor, p: float | torch.Tensor) -> torch.Tensor:
@@ -66,9 +47,9 @@ def generalised_gaussian_nll(pred: torch.Tensor, target: torch.Tensor, p: float 
     As a function of the network it falls where the p-norm loss falls; as a function of p it has its minimum at the shape of the
     errors (2 for Gaussian ones, 1 for Laplacian ones), while the p-norm loss itself only ever asks for the largest p.
     """
-    error = _error(pred, target)
+    error = difference(pred, target)
     shape = torch.as_tensor(p, dtype=error.dtype, device=error.device)
-    mean = _power(error, shape).mean().clamp_min(torch.finfo(error.dtype).tiny)
+    mean = magnitude_power(error, shape).mean().clamp_min(torch.finfo(error.dtype).tiny)
     return (1 + torch.log(shape * mean)) / shape + math.log(2) + torch.lgamma(1 / shape) - torch.log(shape)
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .p_norm import REDUCTIONS
+from .elementwise import REDUCTIONS, reduced
 
 
 def _check(eps: float, reduction: str) -> None:
@@ -33,11 +33,7 @@ def total_variation_loss(pred: torch.Tensor, eps: float = 1e-3, reduction: str =
         last = image.narrow(axis, image.shape[axis] - 1, 1)
         squares = squares + image.diff(dim=axis, append=last).square()
     loss = squares / ((squares + eps**2).sqrt() + eps)  # the formula without its cancellation: exactly 0 at 0
-    if reduction == "none":
-        return loss
-    if reduction == "mean":
-        return loss.mean()
-    return loss.sum() / (len(loss) if reduction == "batchmean" else 1)
+    return reduced(loss, reduction)
 
 
 class TotalVariationLoss(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import nn
 
-from .recnn import initialise_
+from .initialisation import initialise_
 
 
 class DCSRN(nn.Module):

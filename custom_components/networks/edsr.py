@@ -8,7 +8,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 from torch.nn import functional
 
-from .recnn import initialise_
+from .initialisation import initialise_
 
 _STAGES: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # 4 in two steps, as in the paper
 

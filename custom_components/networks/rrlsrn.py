@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from .edsr import expect_shape
-from .recnn import initialise_
+from .initialisation import initialise_
 
 _PASSES = {2: 1, 4: 2, 8: 3}
 

@@ -9,7 +9,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 from torch.nn.functional import pad
 
-from .recnn import initialise_
+from .initialisation import initialise_
 
 
 class SRCNN(nn.Module):

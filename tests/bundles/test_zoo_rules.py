@@ -56,6 +56,19 @@ FILES = (
 )
 # of one name in train.json and inference.json, yet of each workflow its own
 EACH_ITS_OWN = {"imports", "dataset_dir", "output_dir", "initialize", "run", "progress_bar"}
+# what a paper, or the scans that its weights have seen, fixes in a bundle
+OF_THE_PAPER = {
+    "network_def",
+    "loss",
+    "p",
+    "optimizer",
+    "parameter_groups",
+    "lr_scheduler",
+    "learning_rate",
+    "acquisition",
+}
+OF_THE_PAPER |= {"scale_factors", "val_scale_factors", "patch_size", "patches_per_scan", "batch_size", "iterations"}
+OF_THE_PAPER |= {"max_epochs", "trained_range"}
 WORKFLOW_IDS = {"initialize", "run", "finalize"}  # what ConfigWorkflow itself looks for
 LOCATOR = ComponentLocator()
 MACHINE_PATH = re.compile(r"(?<![\w.@:/-])/(?:home|root|tmp|mnt|media|opt|data|scratch|Users|work)/")
@@ -322,6 +335,15 @@ def test_train_and_inference_share_what_has_one_name(bundle):
     shared = (train.keys() & inference.keys()) - EACH_ITS_OWN
     assert {"bundle_root", "device", "network_def", "network"} <= shared
     assert {key: train[key] for key in shared} == {key: inference[key] for key in shared}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_bundles_share_what_is_not_their_own(name):
+    """What a paper fixes may differ; the rest stands in each bundle, as each is whole in itself, and must not drift."""
+    first, *others = ({k: v for k, v in config(b, name).items() if k not in OF_THE_PAPER} for b in BUNDLES)
+    assert len(first) > 3 and others
+    for other in others:
+        assert other == first
 
 
 @per_bundle
