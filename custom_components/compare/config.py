@@ -148,9 +148,12 @@ def _read(config_file: PathLike | None, overrides: Mapping[str, Any]) -> dict[st
             raise ScanError(f"{config_file}: expected a study in JSON, got: {one_line(error)}") from error
         if not isinstance(config, dict):
             raise ScanError(f"{config_file}: expected a study in JSON, got a {type(config).__name__}")
+    # those of the file too, as other methods on the command line may leave an id unused
+    named = {"imports", *_references(config)}
     for name, value in overrides.items():
         _assign(config, name, value)
-    _known("study", {k: v for k, v in config.items() if k not in {"imports", *_references(config)}}, list(DEFAULTS))
+    named |= _references(config)
+    _known("study", {k: v for k, v in config.items() if k not in named}, list(DEFAULTS))
     return {**DEFAULTS, **{k: _evaluated(config, v, k == "methods") for k, v in config.items() if k in DEFAULTS}}
 
 

@@ -86,6 +86,15 @@ class TestRead:
         study = read(**{"methods::mine::by_scale::2::network_def::a": 1, "methods::mine::by_scale::3": {"b": 2}})
         assert study.methods["mine"].options_at("2") == {"network_def::a": 1}
 
+    def test_an_id_of_the_file_may_be_left_unused_by_an_override(self, read, tmp_path):
+        mine = {"bundle": BUNDLE, "options": {"checkpoint": "$@weights + '/x.pt'"}}
+        given = {"weights": str(tmp_path), "methods": {"mine": mine}, "reference": "mine"}
+        (tmp_path / "x.pt").touch()
+        config = {"dataset_dir": str(tmp_path / "hr"), "split": "all", **given}
+        assert read(config, methods=methods("other"), reference="other").reference == "other"
+        with pytest.raises(ValueError, match="got 'weight'"):
+            read(config, weight="x")
+
     def test_spline_is_added_where_no_reference_is_named(self, read):
         study = read({"methods": methods("mine")})
         assert list(study.methods) == ["spline", "mine"]
