@@ -1,8 +1,9 @@
 """How a scanner turns a HR volume into a LR one: separable linear operators, their adjoints, interpolation, noise."""
 
 from .blur import box_matrix, gaussian_matrix
-from .grid import centred_positions, corner_positions, rescaled_affine, target_shape
+from .grid import centred_positions, corner_positions, rescaled_affine, slice_axis, target_shape
 from .interpolation import interpolation_matrix
+from .low_field import FieldChange, background_noise, simulate_low_field, tissue_t1
 from .modes import AcquisitionModes
 from .noise import add_gaussian_noise, add_rician_noise
 from .operators import SeparableOperator
@@ -11,11 +12,13 @@ from .protocols import PROTOCOLS, Protocol, acquisition_operator, interpolation_
 __all__ = [
     "PROTOCOLS",
     "AcquisitionModes",
+    "FieldChange",
     "Protocol",
     "SeparableOperator",
     "acquisition_operator",
     "add_gaussian_noise",
     "add_rician_noise",
+    "background_noise",
     "box_matrix",
     "centred_positions",
     "corner_positions",
@@ -23,5 +26,8 @@ __all__ = [
     "interpolation_matrix",
     "interpolation_operator",
     "rescaled_affine",
+    "simulate_low_field",
+    "slice_axis",
     "target_shape",
+    "tissue_t1",
 ]

@@ -88,3 +88,33 @@ def rescaled_affine(affine: torch.Tensor, shape: Sequence[int], new_shape: Seque
     change[:d, :d] = torch.diag(step)
     change[:d, -1] = (step - 1) / 2
     return affine @ change
+
+
+def slice_axis(shape: Sequence[int], affine: torch.Tensor) -> int:
+    """Array axis across the slices of a scan, from 0 to 2.
+
+    A single slice's own axis; else that of the largest voxels, where they are at least 1.2 times as large as on the other two: the
+    thick slices of a 2D acquisition; else, as nothing tells, the axis nearest to head-foot, whose slices are axial. Of several such
+    axes the first.
+
+    Args:
+        shape: voxels per array axis, 3 of them.
+        affine: `(4, 4)`, from voxel indices to RAS+ mm.
+
+    Raises:
+        ValueError: when there are not 3 axes.
+
+    Example:
+        >>> slice_axis((256, 20, 256), torch.diag(torch.tensor([0.9, 5.0, 0.9, 1.0])))
+        1
+    """
+    if len(shape) != 3:
+        raise ValueError(f"expected 3 axes, got {len(shape)}")
+    if min(shape) == 1:
+        return min(range(3), key=lambda axis: shape[axis])
+    columns = torch.as_tensor(affine, dtype=torch.float64)[:3, :3]
+    spacing = columns.norm(dim=0)
+    order = spacing.argsort()
+    if spacing[order[2]] >= 1.1999 * spacing[order[1]]:  # 1.2 as float32 affines of oblique scans have it
+        return int(order[2])
+    return int((columns / spacing)[2].abs().argmax())

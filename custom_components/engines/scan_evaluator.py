@@ -26,6 +26,11 @@ def scan_file(item: Mapping[str, Any]) -> str:
     return str(item.get("path") or image or item.get("stem", ""))
 
 
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A result without meta data that were those of its input."""
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """Not one of Ignite's notes on start and end of a run, one pass over some scans, or on an exception that it raises."""
     return record.module != "engine"
@@ -43,8 +48,8 @@ class ScanEvaluator(SupervisedEvaluator):
 
     Args:
         network_input: key of the item that the network gets: `image`, the scan interpolated to the HR grid, or `lowres`, the scan
-            itself, for networks and methods that upsample. These are called as `network(lowres, shape)` with the spatial HR
-            shape that is wanted, the one of `image`.
+            itself, for networks and methods that upsample. With these the inferer is called as `inferer(lowres, network, shape)`
+            with the spatial HR shape that is wanted, the one of `image`. The inferer gets the input's meta data too.
     """
 
     def __init__(self, *args: Any, network_input: str = Keys.IMAGE, **kwargs: Any) -> None:
@@ -80,11 +85,12 @@ class ScanEvaluator(SupervisedEvaluator):
         network = self.network
         network.eval()
         with torch.inference_mode():
+            batch = MetaTensor(image.as_tensor()[None], meta=image.meta)  # an inferer may ask for the slice axis
             if self.network_input == Keys.IMAGE:
-                pred = engine.inferer(image.as_tensor()[None], network)[0]
+                pred = _plain(engine.inferer(batch, network))[0]
             else:
                 wanted = tuple(item[Keys.IMAGE].shape[1:])
-                pred = engine.inferer(image.as_tensor()[None].to(engine.state.device), network, wanted)[0].cpu()
+                pred = _plain(engine.inferer(batch.to(engine.state.device), network, wanted))[0].cpu()
             output = {Keys.IMAGE: item[Keys.IMAGE], Keys.PRED: pred}
             if "target" in item:
                 output[Keys.LABEL] = item["target"]

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ..acquisition import acquisition_operator, add_rician_noise, rescaled_affine
+from ..acquisition import acquisition_operator, add_rician_noise, rescaled_affine, slice_axis
 from ..errors import ScanError
 
 Factor = float | Sequence[float]
@@ -38,25 +38,38 @@ class Acquire(Transform):
         protocol: a name in `custom_components.acquisition.PROTOCOLS`.
         noise_std: standard deviation of Rician noise, in units of the image.
         seed: seed of the noise, the same for each scan.
+        in_plane_only: leave the slices as thick as they are (see `custom_components.acquisition.slice_axis`). The pair's meta data
+            then have `slice_axis`, as LR voxels may be larger in the plane than across.
 
     Raises:
         ScanError: when a whole factor is larger than its axis.
     """
 
     def __init__(
-        self, scale_factor: Factor = 2.0, protocol: str = "gaussian_spline", noise_std: float = 0.0, seed: int = 0
+        self,
+        scale_factor: Factor = 2.0,
+        protocol: str = "gaussian_spline",
+        noise_std: float = 0.0,
+        seed: int = 0,
+        in_plane_only: bool = False,
     ) -> None:
         self.scale_factor, self.protocol, self.noise_std, self.seed = scale_factor, protocol, noise_std, seed
+        self.in_plane_only = in_plane_only
 
     def __call__(self, hr: MetaTensor, scale_factor: Factor | None = None) -> tuple[MetaTensor, MetaTensor]:
         """HR `(1, *spatial)` to the pair (LR, cropped HR), each with its affine."""
         factors = per_axis(self.scale_factor if scale_factor is None else scale_factor, hr.ndim - 1)
+        meta = dict(hr.meta)
+        if self.in_plane_only:
+            across = slice_axis(hr.shape[1:], hr.affine)
+            meta["slice_axis"] = across
+            factors = tuple(1.0 if axis == across else f for axis, f in enumerate(factors))
         shape = [n - n % int(f) if f == int(f) else n for n, f in zip(hr.shape[1:], factors, strict=True)]
         if 0 in shape:
             raise ScanError(f"expected at least {factors} voxels for this scale factor, got {tuple(hr.shape[1:])}")
         lr_shape = [max(round(n / f), 1) for n, f in zip(shape, factors, strict=True)]
         box = (slice(None), *(slice(0, n) for n in shape))
-        hr = MetaTensor(hr.as_tensor()[box], meta=dict(hr.meta))
+        hr = MetaTensor(hr.as_tensor()[box], meta=meta)
         lr = acquisition_operator(shape, lr_shape, self.protocol)(hr.as_tensor()[None])[0]
         lr = add_rician_noise(lr, self.noise_std, torch.Generator().manual_seed(self.seed))
         return MetaTensor(lr, meta={**hr.meta, "affine": rescaled_affine(hr.affine, shape, lr_shape)}), hr
@@ -78,12 +91,13 @@ class Acquired(MapTransform):
         protocol: str = "gaussian_spline",
         noise_std: float = 0.0,
         seed: int = 0,
+        in_plane_only: bool = False,
         target_key: str = "target",
         factor_key: str = "scale_factor",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.acquire = Acquire(scale_factor, protocol, noise_std, seed)
+        self.acquire = Acquire(scale_factor, protocol, noise_std, seed, in_plane_only)
         self.target_key, self.factor_key = target_key, factor_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

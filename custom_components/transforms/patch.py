@@ -12,48 +12,102 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch.nn.functional import pad
 
-from ..acquisition import PROTOCOLS, SeparableOperator
+from ..acquisition import PROTOCOLS, SeparableOperator, slice_axis
+
+
+def per_network_axis(size: int | Sequence[int], spatial_dims: int, dims: int = 3) -> tuple[int, ...]:
+    """A patch size, one number or one per axis of the network, as one per axis of the scan: 2D patches are one slice thick.
+
+    Raises:
+        ValueError: on a wrong number of values.
+    """
+    axes = 2 if spatial_dims == 2 else dims
+    sizes = (size,) * axes if isinstance(size, int) else tuple(size)
+    if len(sizes) != axes:
+        raise ValueError(f"a patch size must be one number or {axes} numbers, got {size}")
+    return sizes + (1,) * (dims - axes)
 
 
 class RandHRPatch(Randomizable, Transform):
-    """Cut a random patch of a HR scan; sometimes as if the scan had been acquired with larger voxels.
+    """Cut a random patch of a HR scan, for 2D networks one of a slice; sometimes as if it had been acquired with larger voxels.
 
     A network that saw one voxel size fails on another (heads look larger or smaller to it): `coarsen` draws a voxel size from the
     scan's own to a multiple of it, with the slice profile that belongs to it.
 
     Args:
-        size: voxels of the patch, one number or one per axis; a smaller scan is continued by its edge voxels.
+        size: voxels of the patch, one number or one per axis of the network; a smaller scan is continued by its edge voxels.
+        margin: voxels more on each side, for the acquisition that comes next.
+        spatial_dims: of the network. 2: patches of slices `(1, *size, 1)`, with the margin across the slices too, continued by the
+            outermost slice; the scan's slice axis (see `custom_components.acquisition.slice_axis`) comes last.
+        any_orientation: take slices of all three orientations, not the scan's own alone.
+        share: part of the slices, spread evenly over the scan, to which patches are confined (25 to 100 % in Cherukuri 2020).
         coarsen: largest voxel size in units of the scan's own; 1 leaves scans as they are.
         prob: probability of a coarser patch.
 
     Raises:
-        ValueError: when coarsen is below 1.
+        ValueError: when coarsen is below 1, the share not in (0, 1], spatial_dims not 2 or 3, an option for slices is given to a 3D
+            network, or a scan for a 2D network has no three axes.
     """
 
-    def __init__(self, size: int | Sequence[int], coarsen: float = 1.0, prob: float = 0.5) -> None:
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        coarsen: float = 1.0,
+        prob: float = 0.5,
+        margin: int = 0,
+        spatial_dims: int = 3,
+        any_orientation: bool = False,
+        share: float = 1.0,
+    ) -> None:
         if coarsen < 1:
             raise ValueError(f"coarsen must be >= 1, got {coarsen}")
-        self.size, self.coarsen, self.prob = size, coarsen, prob
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {share}")
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        if spatial_dims != 2 and (any_orientation or share < 1):
+            raise ValueError(f"any_orientation and share are for spatial_dims 2, got {spatial_dims}")
+        self.size, self.coarsen, self.prob, self.margin = size, coarsen, prob, margin
+        self.spatial_dims, self.any_orientation, self.share = spatial_dims, any_orientation, share
 
     def randomize(self, data: Any = None) -> None:
-        """Draw voxel size and place in a scan of spatial shape `data`."""
-        size = (self.size,) * len(data) if isinstance(self.size, int) else tuple(self.size)
+        """Draw orientation, voxel size and place in a scan `data`, `(C, *spatial)`."""
+        shape = tuple(data.shape[1:])
+        self.order = tuple(range(len(shape)))
+        if self.spatial_dims == 2:
+            if len(shape) != 3:
+                raise ValueError(f"expected a scan of 3 axes for slices, got the shape {shape}")
+            affine = data.affine if isinstance(data, MetaTensor) else torch.eye(4)
+            across = self.R.randint(3) if self.any_orientation else slice_axis(shape, affine)
+            self.order = (*(axis for axis in range(3) if axis != across), across)
+            shape = tuple(shape[axis] for axis in self.order)
+        size = per_network_axis(self.size, self.spatial_dims, len(shape))
+        self.patch = tuple(n + 2 * self.margin for n in size)
         coarser = self.coarsen > 1 and self.R.random_sample() < self.prob
         self.factor = float(self.R.uniform(1, self.coarsen)) if coarser else 1.0
-        self.extent = [math.ceil(n * self.factor) for n in size]
-        self.start = [self.R.randint(max(n - e, 0) + 1) for n, e in zip(data, self.extent, strict=True)]
-        self.patch = size
+        self.extent = [math.ceil(n * self.factor) for n in self.patch]
+        free = [n - e for n, e in zip(shape, self.extent, strict=True)]
+        self.start = [self.R.randint(n + 1) if n > 0 else -(-n // 2) for n in free]
+        if self.spatial_dims == 2:  # any slice may come, those within the margin of an end too
+            count = max(round(self.share * shape[-1]), 1)
+            centre = int((self.R.randint(count) + 0.5) * shape[-1] / count)
+            self.start[-1] = centre - round((self.margin + 0.5) * self.factor - 0.5)
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        """Scan `(C, *spatial)` to a patch `(C, *size)`, a plain tensor."""
-        self.randomize(img.shape[1:])
+        """Scan `(C, *spatial)` to a patch `(C, *(size + 2 margin))`, a plain tensor."""
+        self.randomize(img)
+        return self.cut(img)
+
+    def cut(self, img: torch.Tensor) -> torch.Tensor:
+        """The patch at the place that was drawn last."""
         x = img.as_tensor() if isinstance(img, MetaTensor) else img
-        box = (slice(None), *(slice(s, s + e) for s, e in zip(self.start, self.extent, strict=True)))
-        x = x[box]
-        missing = [e - n for n, e in zip(x.shape[1:], self.extent, strict=True)]
+        x = x.permute(0, *(axis + 1 for axis in self.order))
+        ends = [(s, s + e, n) for s, e, n in zip(self.start, self.extent, x.shape[1:], strict=True)]
+        inside = (slice(None), *(slice(max(first, 0), last) for first, last, _ in ends))
+        x = x[inside]
+        missing = [w for first, last, n in reversed(ends) for w in (max(-first, 0), max(last - n, 0))]
         if any(missing):
-            widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
-            x = pad(x[None], widths, mode="replicate")[0]
+            x = pad(x[None], missing, mode="replicate")[0]
         if self.factor == 1:
             return x.clone()
         profile = PROTOCOLS["slice_profile"]
@@ -63,7 +117,11 @@ class RandHRPatch(Randomizable, Transform):
 
 
 class RandHRPatchd(Randomizable, MapTransform):
-    """Dictionary version of `RandHRPatch`."""
+    """Dictionary version of `RandHRPatch`; all keys, scans on one grid, are cut at the same place.
+
+    Raises:
+        ValueError: as `RandHRPatch`, or when scans have unlike shapes.
+    """
 
     def __init__(
         self,
@@ -71,18 +129,28 @@ class RandHRPatchd(Randomizable, MapTransform):
         size: int | Sequence[int],
         coarsen: float = 1.0,
         prob: float = 0.5,
+        margin: int = 0,
+        spatial_dims: int = 3,
+        any_orientation: bool = False,
+        share: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.cut = RandHRPatch(size, coarsen, prob)
+        self.patch = RandHRPatch(size, coarsen, prob, margin, spatial_dims, any_orientation, share)
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> RandHRPatchd:
         """Forward the random state to the array transform."""
-        self.cut.set_random_state(seed, state)
+        self.patch.set_random_state(seed, state)
         return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.cut(d[key])
+        keys = list(self.key_iterator(d))
+        shapes = [tuple(d[key].shape[1:]) for key in keys]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"expected scans on one grid, got the shapes {shapes}")
+        for i, key in enumerate(keys):
+            if i == 0:
+                self.patch.randomize(d[key])
+            d[key] = self.patch.cut(d[key])
         return d

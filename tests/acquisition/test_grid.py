@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_components.acquisition import centred_positions, corner_positions, rescaled_affine, target_shape
+from custom_components.acquisition import centred_positions, corner_positions, rescaled_affine, slice_axis, target_shape
 
 SHEAR = np.array([[1, 0.1, 0, 0], [0, 1, -0.2, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 ORIENTATIONS = {
@@ -137,3 +137,52 @@ class TestRescaledAffine:
         new = rescaled_affine(affine, (4, 6), (8, 6))
         np.testing.assert_allclose(new, [[0.5, 0, -0.25], [0, 1, 0], [0, 0, 1]])
         assert torch.equal(affine, torch.eye(3))
+
+
+class TestSliceAxis:
+    @pytest.mark.parametrize("name", ORIENTATIONS)
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_thick_slices(self, oblique, axis, name):
+        """Wherever they lie in the head, and whether there are many or few."""
+        spacing = [0.9, 1.0, 0.8]
+        spacing[axis] = 4.0
+        affine = torch.from_numpy(oblique(spacing, **ORIENTATIONS[name]))
+        for shape in ((256, 256, 256), (20, 256, 30), (2, 3, 4)):
+            assert slice_axis(shape, affine) == axis
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 1, 1), (1, 5, 1), (1, 1, 5)])
+    def test_a_single_slice_goes_before_its_thickness(self, oblique, axis, spacing):
+        shape = [1 if a == axis else 30 for a in range(3)]
+        assert slice_axis(shape, torch.from_numpy(oblique(spacing))) == axis
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+    @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, -1)])
+    def test_axial_where_the_voxels_are_isotropic(self, oblique, order, flips):
+        """Array axis i runs along the world axis order[i], turned by up to 17 degrees; axis 2 of the world is head-foot."""
+        affine = torch.from_numpy(oblique((1, 1, 1), axes=order, flips=flips))
+        assert slice_axis((40, 50, 60), affine) == order.index(2)
+
+    @pytest.mark.parametrize(("factor", "axis"), [(1.19, 2), (1.2, 0), (1.21, 0)])
+    @pytest.mark.parametrize("angle", [0.0, 0.1, 0.2, 0.3, 0.4])
+    def test_the_limit_of_thick_slices(self, oblique, factor, axis, angle):
+        """Sagittal slices of 1.2 mm are common; float32 affines have them as 1.1999999 too."""
+        affine = torch.from_numpy(oblique((0.9 * factor, 0.9, 0.9), angles=(angle, -angle, angle / 2))).float()
+        assert slice_axis((160, 240, 240), affine) == axis
+
+    def test_two_thick_axes_tell_nothing(self):
+        assert slice_axis((20, 20, 20), torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0]))) == 2
+        assert slice_axis((20, 20, 20), torch.diag(torch.tensor([1.0, 3.0, 3.0, 1.0]))) == 2
+
+    def test_ties_take_the_first_axis(self):
+        affine = torch.eye(4, dtype=torch.float64)
+        c = math.sqrt(0.5)
+        affine[:3, 1], affine[:3, 2] = torch.tensor([0, c, c]), torch.tensor([0, -c, c])
+        assert slice_axis((9, 9, 9), affine) == 1
+        assert slice_axis((1, 1, 9), affine) == 0
+        assert slice_axis((9, 1, 1), affine) == 1
+
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 7), ()])
+    def test_three_axes_are_needed(self, shape):
+        with pytest.raises(ValueError, match=f"expected 3 axes, got {len(shape)}"):
+            slice_axis(shape, torch.eye(4))

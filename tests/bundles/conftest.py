@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from scipy.ndimage import gaussian_filter
 
 from custom_components.networks import ReCNN
 
@@ -193,3 +195,59 @@ def noise() -> Callable[..., np.ndarray]:
         return np.random.default_rng(0).integers(low, high, shape).astype(dtype)
 
     return noise
+
+
+@pytest.fixture(scope="session")
+def training_scans(tmp_path_factory) -> Path:
+    """Adult and fetal subjects for training, as the overlays for shipped weights select them, and one for validation."""
+    folder = tmp_path_factory.mktemp("training_scans")
+    adults = [{"subject": f"a{i}", "modality": "T2w" if i < 3 else "T1w"} for i in range(4)]
+    training = [*adults, {"subject": "sta-25", "modality": "T2w", "population": "fetal"}]
+    entries = {"training": training, "validation": [{"subject": "v"}]}
+    for seed, entry in enumerate([*training, *entries["validation"]]):
+        rng = np.random.default_rng(seed)
+        volume = gaussian_filter(rng.random((46, 48, 44)), 2) + 0.15 * gaussian_filter(rng.random((46, 48, 44)), 0.7)
+        volume = 1000 * (volume - volume.min()) / np.ptp(volume)
+        entry["image"] = f"{entry['subject']}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), folder / entry["image"])
+    (folder / "dataset.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture
+def prepare_training(training_scans, tmp_path, monkeypatch) -> Callable[..., ConfigWorkflow]:
+    """Build the training of a bundle in this process."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what a workflow sets
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.chdir(ROOT)
+
+    def make(bundle, *overlays, **options):
+        files = [str(bundle / "configs" / "train.json"), *map(str, overlays)]
+        given = {"bundle_root": str(bundle), "dataset_dir": str(training_scans), "output_dir": str(tmp_path / "out")}
+        given |= {"device": "$torch.device('cpu')", "num_workers": 0, **options}
+        workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", **given)
+        workflow.initialize()
+        return workflow
+
+    return make
+
+
+@pytest.fixture
+def infer_with(tmp_path, monkeypatch) -> Callable[..., tuple[list[dict[str, str]], Path]]:
+    """Run the inference of a bundle with its shipped weights in this process: lines of the summary, and the folder."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    count = iter(range(1000))
+
+    def run(bundle, scans, **options):
+        output = tmp_path / f"result_{next(count)}"
+        given = {"bundle_root": str(bundle), "dataset_dir": str(scans), "output_dir": str(output)}
+        given |= {"device": "$torch.device('cpu')", "progress_bar::_disabled_": True, "inferer::progress": False}
+        file = str(bundle / "configs" / "inference.json")
+        workflow = ConfigWorkflow(file, logging_file=False, workflow_type="infer", **given, **options)
+        workflow.initialize()
+        with contextlib.suppress(SystemExit):
+            workflow.run()
+        return _read_summary(output), output
+
+    return run

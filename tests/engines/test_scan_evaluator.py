@@ -14,6 +14,7 @@ from custom_components.datasets import ScanDataset
 from custom_components.engines import ScanEvaluator
 from custom_components.engines.scan_evaluator import scan_file
 from custom_components.errors import ScanError
+from custom_components.inferers import ExactInferer
 
 
 class Double(nn.Module):
@@ -46,8 +47,7 @@ def evaluator(names, network=None, transform=load, **kwargs):
         device=torch.device("cpu"),
         val_data_loader=loader,
         network=Double() if network is None else network,
-        inferer=SimpleInferer(),
-        **kwargs,
+        **{"inferer": SimpleInferer(), **kwargs},
     )
 
 
@@ -228,3 +228,58 @@ def test_a_network_of_the_lr_grid_gets_the_scan_and_the_shape_that_is_wanted(rec
     engine.run()
     assert seen == [((1, 1, 1, 3, 3), (2, 3, 3)), ((1, 1, 1, 3, 4), (2, 3, 4))]
     assert [(tuple(pred.shape), pred.unique().tolist()) for pred in preds] == [((1, 2, 3, 3), [6]), ((1, 2, 3, 4), [7])]
+
+
+class TestMeta:
+    """The inferer may ask for the meta data of the scan; the prediction is plain."""
+
+    @staticmethod
+    def item(item):
+        item = load(item)
+        item["image"].meta["slice_axis"] = 1
+        item["lowres"] = MetaTensor(item["image"].as_tensor(), meta={"slice_axis": 0})
+        return item
+
+    @pytest.mark.parametrize(("network_input", "axis"), [("image", 1), ("lowres", 0)])
+    def test_reaches_the_inferer(self, network_input, axis):
+        def inferer(inputs, network, *shape):
+            seen.append((type(inputs), tuple(inputs.shape), inputs.meta["slice_axis"], shape))
+            return network(inputs)
+
+        seen = []
+        engine = evaluator(["v1.nii"], transform=self.item, inferer=inferer, network_input=network_input)
+        engine.run()
+        wanted = ((2, 3, 3),) if network_input == "lowres" else ()
+        assert seen == [(MetaTensor, (1, 1, 2, 3, 3), axis, wanted)]
+        assert type(engine.state.output[0]["pred"]) is torch.Tensor
+
+    def test_is_that_of_the_image_with_a_reference(self):
+        def inferer(inputs, network):
+            seen.append((inputs.shape[1], inputs.meta["slice_axis"]))
+            return network(inputs)
+
+        def with_reference(item):
+            item = self.item(item)
+            return {**item, "reference": MetaTensor(item["image"].as_tensor(), meta={"slice_axis": 2})}
+
+        seen = []
+        engine = evaluator(["v1.nii"], transform=with_reference, inferer=inferer)
+        engine.run()
+        assert seen == [(2, 1)]
+        assert type(engine.state.output[0]["pred"]) is torch.Tensor
+
+    @pytest.mark.parametrize(("network_input", "axis"), [("image", 1), ("lowres", 0)])
+    def test_a_2d_network_runs_across_the_slices(self, network_input, axis):
+        network = nn.Conv2d(1, 1, 3, padding=1).eval()
+        scan = torch.rand(1, 4, 5, 6)
+
+        def random(item):
+            image = MetaTensor(scan.clone(), meta={"slice_axis": 1})
+            return {**item, "image": image, "lowres": MetaTensor(scan.clone(), meta={"slice_axis": 0})}
+
+        inferer = ExactInferer(spatial_dims=2)
+        engine = evaluator(["v1.nii"], network, random, inferer=inferer, network_input=network_input)
+        engine.run()
+        with torch.inference_mode():
+            expected = torch.stack([network(scan.select(axis + 1, i)) for i in range(scan.shape[axis + 1])], axis + 1)
+        torch.testing.assert_close(engine.state.output[0]["pred"], expected)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import tqdm.auto
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -148,6 +149,28 @@ def test_upsampling_network_on_tiles() -> None:
     assert_equal(inferer(volume, network), whole(network, volume))
 
 
+@pytest.mark.parametrize(("factor", "wished"), [((1, 2, 3), (9, 20, 22)), ((1, 1, 1), (16, 9, 11))])
+def test_wished_shape_by_splines(factor: tuple[int, ...], wished: tuple[int, ...]) -> None:
+    """Against scipy's cubic splines between voxel centres, finer and coarser than what the network makes."""
+    torch.manual_seed(0)
+    network, volume = (
+        nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Upsample(scale_factor=factor)),
+        torch.rand(1, 1, 8, 9, 7),
+    )
+    made = whole(network, volume)[0, 0].double().numpy()
+    zoom = [m / n for m, n in zip(wished, made.shape, strict=True)]
+    expected = ndimage.zoom(made, zoom, order=3, mode="nearest", grid_mode=True)
+    for spatial_dims in (None, 3):
+        result = ExactInferer(spatial_dims=spatial_dims)(volume, network, wished)
+        assert tuple(result.shape) == (1, 1, *wished)
+        torch.testing.assert_close(result[0, 0].double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+def test_wished_shape_that_is_made_needs_no_interpolation() -> None:
+    network, volume = nn.Upsample(scale_factor=2), torch.rand(1, 1, 5, 6)
+    assert torch.equal(ExactInferer()(volume, network, [10, 12]), network(volume))
+
+
 def test_plain_function_runs_on_tiles() -> None:
     def blur(x: Tensor) -> Tensor:
         return F.avg_pool3d(x, 3, stride=1, padding=1)
@@ -209,8 +232,14 @@ def test_bad_arguments() -> None:
         ExactInferer(amp_dtype="int8")
     with pytest.raises(ValueError, match=r"\(B, C, \*spatial\)"):
         ExactInferer()(torch.rand(8, 8), nn.Identity())
-    with pytest.raises(TypeError, match="got 1 more"):
-        ExactInferer()(torch.rand(1, 1, 8, 8), nn.Identity(), 3)
+    with pytest.raises(ValueError, match=r"shape must have 2 axes, got \(8, 8, 8\)"):
+        ExactInferer()(torch.rand(1, 1, 8, 8), nn.Identity(), (8, 8, 8))
+    with pytest.raises(ValueError, match=r"without an empty axis, got \(1, 1, 8, 0\)"):
+        ExactInferer()(torch.rand(1, 1, 8, 0), nn.Identity())
+    with pytest.raises(ValueError, match=r"\(B, C, X, Y, Z\) for a 3D network, got \(1, 1, 8, 8\)"):
+        ExactInferer(spatial_dims=3)(torch.rand(1, 1, 8, 8), nn.Identity())
+    with pytest.raises(ValueError, match="spatial_dims must be 2, 3 or None, got 4"):
+        ExactInferer(spatial_dims=4)
 
 
 @pytest.mark.parametrize("opaque", [False, True])

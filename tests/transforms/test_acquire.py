@@ -88,6 +88,41 @@ class TestAcquire:
         ):
             Acquire(2)(MetaTensor(torch.rand(1, 8, 8, 1)))
 
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize("factor", [2, 2.5, (2, 2, 2)])
+    def test_in_plane_only(self, oblique, axis, factor):
+        """The slices stay, whatever the factor, and are told from their thickness; the others are acquired as before."""
+        spacing = [1.3 if a == axis else 1.0 for a in range(3)]
+        scan = MetaTensor(torch.rand(1, 25, 22, 20), affine=torch.from_numpy(oblique(spacing)))
+        own = [1.0 if a == axis else f for a, f in enumerate(per_axis(factor, 3))]
+        expected = Acquire(own, "bicubic")(scan)
+        assert expected[0].shape[axis + 1] == scan.shape[axis + 1]
+        for pair in (
+            Acquire(factor, "bicubic", in_plane_only=True)(scan),
+            Acquire(3, "bicubic", in_plane_only=True)(scan, factor),
+        ):
+            for got, wanted in zip(pair, expected, strict=True):
+                assert torch.equal(got.as_tensor(), wanted.as_tensor())
+                assert torch.equal(got.affine, wanted.affine)
+                assert got.meta["slice_axis"] == axis  # the LR voxels are larger in the plane by now
+        assert "slice_axis" not in scan.meta
+        assert "slice_axis" not in expected[0].meta
+
+    def test_in_plane_only_leaves_a_single_slice(self, oblique):
+        scan = MetaTensor(torch.rand(1, 8, 1, 10), affine=torch.from_numpy(oblique((1, 1, 1))))
+        lr, hr = Acquire(2, in_plane_only=True)(scan)
+        assert (lr.shape, hr.shape) == ((1, 4, 1, 5), (1, 8, 1, 10))
+        torch.testing.assert_close(lr.affine[:, 1], scan.affine[:, 1])
+
+    def test_in_plane_only_of_the_dictionary_version(self, scan):
+        item = Acquired("image", 2, in_plane_only=True)({"image": scan})
+        lr, hr = Acquire(2, in_plane_only=True)(scan)
+        assert item["image"].shape == (1, 12, 11, 20)
+        assert torch.equal(item["image"], lr)
+        assert torch.equal(item["target"], hr)
+        own = Acquired("image", 2, in_plane_only=True)({"image": scan, "scale_factor": (2, 1, 4)})
+        assert own["image"].shape == (1, 12, 22, 20)
+
     def test_unknown_protocol(self, scan):
         with pytest.raises(ValueError, match=r"protocol must be one of .*got 'mri'"):
             Acquire(2, "mri")(scan)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from custom_components.transforms import RandHRPatchd
-from custom_components.transforms.patch import RandHRPatch
+from custom_components.transforms.patch import RandHRPatch, per_network_axis
 
 
 def indexed(*shape):
@@ -94,6 +96,198 @@ def test_random_state_of_the_dictionary_version():
     assert torch.equal(array(scan), other({"image": scan})["image"])
 
 
-def test_bad_coarsen():
-    with pytest.raises(ValueError, match=r"coarsen must be >= 1, got 0\.5"):
-        RandHRPatch(8, coarsen=0.5)
+@pytest.mark.parametrize(("size", "margin"), [((3, 4, 2), 2), (2, 3)])
+def test_a_margin_makes_the_patch_larger(size, margin):
+    sizes = [n + 2 * margin for n in ((size,) * 3 if isinstance(size, int) else size)]
+    scan = torch.rand(1, 12, 13, 14)
+    with_margin, larger = cutter(size, margin=margin), cutter(sizes)
+    for _ in range(3):
+        patch = with_margin(scan)
+        assert list(patch.shape[1:]) == sizes
+        assert torch.equal(patch, larger(scan))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"coarsen": 0.5}, r"coarsen must be >= 1, got 0\.5"),
+        ({"spatial_dims": 2, "share": 0.0}, r"share must be in \(0, 1\], got 0\.0"),
+        ({"spatial_dims": 2, "share": 1.5}, r"share must be in \(0, 1\], got 1\.5"),
+        ({"share": 0.5}, "any_orientation and share are for spatial_dims 2, got 3"),
+        ({"any_orientation": True}, "any_orientation and share are for spatial_dims 2, got 3"),
+        ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+    ],
+)
+def test_bad_arguments(kwargs, match):
+    for make in (lambda **kw: RandHRPatch(8, **kw), lambda **kw: RandHRPatchd("image", 8, **kw)):
+        with pytest.raises(ValueError, match=match):
+            make(**kwargs)
+
+
+class TestPerNetworkAxis:
+    @pytest.mark.parametrize(
+        ("size", "spatial_dims", "dims", "expected"),
+        [
+            (5, 3, 3, (5, 5, 5)),
+            ([4, 5, 6], 3, 3, (4, 5, 6)),
+            (5, 2, 3, (5, 5, 1)),
+            ((4, 5), 2, 3, (4, 5, 1)),
+            (5, 3, 2, (5, 5)),
+        ],
+    )
+    def test_values(self, size, spatial_dims, dims, expected):
+        assert per_network_axis(size, spatial_dims, dims) == expected
+
+    @pytest.mark.parametrize(("size", "spatial_dims", "axes"), [((4, 5), 3, 3), ((4, 5, 1), 2, 2), ((), 2, 2)])
+    def test_errors(self, size, spatial_dims, axes):
+        with pytest.raises(ValueError, match=f"one number or {axes} numbers, got"):
+            per_network_axis(size, spatial_dims)
+
+
+def sliced(shape, across, thickness=4.0):
+    """An indexed scan with thick slices on one axis."""
+    spacing = [thickness if axis == across else 1.0 for axis in range(3)]
+    return MetaTensor(indexed(*shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))
+
+
+def place(patch, index=(0, 0, 0)):
+    """Scan index per array axis of a voxel of a patch of an indexed scan."""
+    value = float(patch[(0, *index)])
+    return [int(value // 100**i % 100) for i in (2, 1, 0)]
+
+
+class TestSlices:
+    @pytest.mark.parametrize("across", [0, 1, 2])
+    @pytest.mark.parametrize(("size", "margin"), [(4, 0), ((3, 5), 0), (3, 2)])
+    def test_a_block_of_the_scan_with_the_slices_last(self, across, size, margin):
+        scan, cut = sliced((11, 12, 13), across), cutter(size, margin=margin, spatial_dims=2)
+        order = [0, *(axis + 1 for axis in range(3) if axis != across), across + 1]
+        plane = [n + 2 * margin for n in ((size, size) if isinstance(size, int) else size)]
+        seen = set()
+        for _ in range(40):
+            patch = cut(scan)
+            assert patch.shape == (1, *plane, 1 + 2 * margin)
+            assert type(patch) is torch.Tensor
+            first, centre = place(patch), place(patch, (0, 0, margin))
+            rows, columns = (first[axis - 1] for axis in order[1:3])
+            middle = centre[across]
+            slices = [min(max(middle + i, 0), scan.shape[across + 1] - 1) for i in range(-margin, margin + 1)]
+            stack = scan.as_tensor().permute(order)[:, rows : rows + plane[0], columns : columns + plane[1]]
+            assert torch.equal(patch, stack[..., slices])
+            seen.add(middle)
+        assert len(seen) > 5
+
+    @pytest.mark.parametrize("margin", [0, 3])
+    def test_each_slice_comes(self, margin):
+        """Those at the ends too, though their margin lies outside."""
+        scan, cut = sliced((10, 7, 10), 1), cutter(2, margin=margin, spatial_dims=2)
+        assert {place(cut(scan), (0, 0, margin))[1] for _ in range(150)} == set(range(7))
+
+    def test_the_scan_s_own_orientation_or_all(self):
+        def orientations(**kwargs):
+            cut = cutter((2, 3), spatial_dims=2, **kwargs)
+            found = set()
+            for _ in range(60):
+                patch = cut(scan)
+                a, b = place(patch), place(patch, (1, 2, 0))
+                steps = [q - p for p, q in zip(a, b, strict=True)]  # 1 along rows, 2 along columns
+                found.add((steps.index(1), steps.index(2), steps.index(0)))
+            return found
+
+        scan = sliced((9, 9, 9), 0)
+        assert orientations() == {(1, 2, 0)}
+        assert orientations(any_orientation=True) == {(1, 2, 0), (0, 2, 1), (0, 1, 2)}
+
+    def test_axial_slices_of_an_isotropic_scan(self, oblique):
+        """The array axes are those of the world in the order 2, 0, 1: head-foot comes first."""
+        scan = MetaTensor(indexed(8, 8, 8), affine=torch.from_numpy(oblique((1, 1, 1), axes=(2, 0, 1))))
+        patch = cutter((2, 2), spatial_dims=2)(scan)
+        assert place(patch)[0] == place(patch, (1, 1, 0))[0]
+
+    @pytest.mark.parametrize(
+        ("share", "expected"),
+        [(0.25, {2, 6, 10, 14, 18}), (0.5, set(range(1, 20, 2))), (0.01, {10}), (1.0, set(range(20)))],
+    )
+    @pytest.mark.parametrize("margin", [0, 4])
+    def test_share_of_the_slices_spread_evenly(self, share, expected, margin):
+        scan, cut = sliced((12, 12, 20), 2), cutter(2, margin=margin, spatial_dims=2, share=share)
+        assert {place(cut(scan), (0, 0, margin))[2] for _ in range(200)} == expected
+
+    def test_a_small_scan_is_continued_by_its_edge(self):
+        scan = sliced((5, 2, 3), 2)
+        patch = cutter(4, spatial_dims=2, margin=1)(scan)
+        middle = place(patch, (0, 0, 1))[2]
+        rows, columns = [0, 1, 2, 3, 4, 4], [0, 0, 0, 1, 1, 1]
+        expected = scan.as_tensor()[:, rows][:, :, columns][..., [max(middle - 1, 0), middle, min(middle + 1, 2)]]
+        assert patch.shape == (1, 6, 6, 3)
+        assert torch.equal(patch, expected)
+
+    def test_a_single_slice(self):
+        scan = MetaTensor(indexed(1, 9, 9), affine=torch.eye(4))
+        patch = cutter(4, spatial_dims=2, margin=2)(scan)
+        assert patch.shape == (1, 8, 8, 5)
+        assert torch.equal(patch, patch[..., :1].expand_as(patch))
+
+    def test_coarser_voxels_across_too(self):
+        """On a ramp across the slices the step between slices is the drawn factor, and the inner slice lies at the drawn one."""
+        ramp = torch.arange(60, dtype=torch.float64)[None, None, None].expand(1, 30, 30, 60)
+        cut = cutter(6, margin=3, spatial_dims=2, coarsen=2.0, prob=1.0, share=0.01)  # one slice only: 30
+        for _ in range(20):
+            patch = cut(ramp)
+            assert patch.shape == (1, 12, 12, 7)
+            steps = patch[0, 6, 6, 1:-1].diff()
+            torch.testing.assert_close(steps, torch.full_like(steps, cut.factor), rtol=0.02, atol=0)
+            assert abs(float(patch[0, 6, 6, 3]) - 30) <= 0.51
+
+    @pytest.mark.parametrize("any_orientation", [False, True])
+    def test_three_axes_are_needed(self, any_orientation):
+        with pytest.raises(ValueError, match=r"expected a scan of 3 axes for slices, got the shape \(9, 9\)"):
+            cutter(4, spatial_dims=2, any_orientation=any_orientation)(torch.rand(1, 9, 9))
+
+
+SLICES = {"size": 4, "coarsen": 1.5, "margin": 1, "spatial_dims": 2, "any_orientation": True, "share": 0.5}
+
+
+class TestDictionary:
+    @pytest.mark.parametrize("kwargs", [{"size": 5, "coarsen": 1.5}, SLICES], ids=["volume", "slices"])
+    def test_two_scans_are_cut_at_one_place(self, kwargs):
+        scan = torch.rand(1, 12, 13, 14)
+        both = RandHRPatchd(["image", "target"], **kwargs).set_random_state(0)
+        alone = RandHRPatchd("image", **kwargs).set_random_state(0)
+        for _ in range(5):
+            item = both({"image": scan, "target": 2 * scan, "other": scan})
+            torch.testing.assert_close(item["target"], 2 * item["image"])
+            assert torch.equal(item["image"], alone({"image": scan})["image"])
+            assert item["other"] is scan
+
+    def test_the_first_key_tells_the_orientation(self):
+        item = {"image": sliced((9, 9, 9), 0), "target": sliced((9, 9, 9), 1)}
+        result = RandHRPatchd(["image", "target"], 4, spatial_dims=2).set_random_state(0)(item)
+        assert torch.equal(result["image"], result["target"])
+        assert place(result["target"])[0] == place(result["target"], (1, 1, 0))[0]
+
+    @pytest.mark.parametrize("kwargs", [SLICES, {**SLICES, "share": 1.0, "coarsen": 1.0}])
+    def test_random_state(self, kwargs):
+        scan = torch.rand(1, 12, 13, 14)
+        runs = []
+        for seed in (3, 3, 4):
+            chain = Compose([RandHRPatchd("image", **kwargs)]).set_random_state(seed)
+            runs.append([chain({"image": scan})["image"] for _ in range(4)])
+        array = RandHRPatch(**kwargs).set_random_state(7)
+        single = RandHRPatchd("image", **kwargs).set_random_state(7)
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations(runs[0], 2))
+        assert torch.equal(array(scan), single({"image": scan})["image"])
+
+    def test_unlike_shapes(self):
+        item = {"image": torch.rand(1, 9, 9, 9), "target": torch.rand(1, 9, 9, 8)}
+        with pytest.raises(ValueError, match=r"one grid, got the shapes \[\(9, 9, 9\), \(9, 9, 8\)\]"):
+            RandHRPatchd(["image", "target"], 4)(item)
+
+    def test_missing_keys(self):
+        item = {"target": torch.rand(1, 9, 9, 9)}
+        assert RandHRPatchd(["image", "target"], 4, allow_missing_keys=True)(item)["target"].shape == (1, 4, 4, 4)
+        assert RandHRPatchd("image", 4, allow_missing_keys=True)(item) == item
+        with pytest.raises(KeyError):
+            RandHRPatchd("image", 4)(item)

@@ -179,6 +179,9 @@ class TestRandAcquire:
             ({"scale_factors": []}, "at least one scale factor and one protocol, got none"),
             ({"protocols": []}, "at least one scale factor and one protocol, got none"),
             ({"protocols": ["box", "mri"]}, r"protocols must be among .*got \['mri'\]"),
+            ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+            ({"kind": None, "scale_factors": [2, 2.5]}, r"scale_factors must be whole numbers, got \[2, 2\.5\]"),
+            ({"kind": None, "scale_factors": [(2, 2, 3.3)]}, r"must be whole numbers, got \[\(2, 2, 3\.3\)\]"),
         ],
     )
     def test_errors(self, kwargs, match):
@@ -188,6 +191,185 @@ class TestRandAcquire:
     def test_a_factor_of_another_dimension(self):
         with pytest.raises(ValueError, match="one number or 3 numbers >= 1, got"):
             RandAcquire([(2, 2)], 5)(torch.rand(1, 29, 29, 29))
+
+
+def ramp(shape, axis):
+    """Each voxel holds its index on one axis."""
+    view = [-1 if a == axis else 1 for a in range(len(shape))]
+    return torch.arange(shape[axis], dtype=torch.float64).reshape(view).expand(shape)[None]
+
+
+class TestWithoutInterpolation:
+    """`kind` None, for networks that upsample."""
+
+    @pytest.mark.parametrize("factor", [2, 3, 4, (1, 2, 3)], ids=str)
+    @pytest.mark.parametrize("protocol", PROTOCOLS)
+    def test_an_lr_voxel_lies_at_the_centre_of_its_hr_voxels(self, factor, protocol):
+        """On a ramp the acquisition, a symmetric kernel, gives the mean of the HR voxels over the LR voxel's extent."""
+        factors = [int(f) for f in per_axis(factor, 3)]
+        transform = RandAcquire([factor], 12, [protocol], margin=12, kind=None)
+        for axis in range(3):
+            image, target = transform(ramp([36] * 3, axis))
+            assert target.shape == (1, 12, 12, 12)
+            assert list(image.shape[1:]) == [12 // f for f in factors]
+            expected = torch.nn.functional.avg_pool3d(target[None], factors)[0]
+            torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("factor", [2, 3, 4, (2, 1)], ids=str)
+    @pytest.mark.parametrize("protocol", ["gaussian_spline", "bicubic", "slice_profile", "box"])
+    def test_is_the_acquisition_of_the_whole_scan(self, factor, protocol):
+        """Of white noise; where the patch begins with an LR voxel of the scan."""
+        factors = [int(f) for f in per_axis(factor, 2)]
+        scan = torch.rand((1, 60, 72), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        low = [n // f for n, f in zip(scan.shape[1:], factors, strict=True)]
+        whole = acquisition_operator(scan.shape[1:], low, protocol)(scan[None])[0]
+        margin, size, starts = 16, 12, (8, 20)  # the inner patch at 24 and 36
+        box = [slice(s, s + size + 2 * margin) for s in starts]
+        image, target = RandAcquire([factor], size, [protocol], margin=margin, kind=None)(scan[:, box[0], box[1]])
+        inner = [slice((s + margin) // f, (s + margin + size) // f) for s, f in zip(starts, factors, strict=True)]
+        torch.testing.assert_close(image, whole[:, inner[0], inner[1]], rtol=0, atol=1e-6)
+        assert torch.equal(target, scan[:, 24:36, 36:48])
+
+    @pytest.mark.parametrize(
+        ("size", "factor", "low", "high"),
+        [
+            (11, 2, (5, 5, 5), (10, 10, 10)),
+            (11, (1, 2, 4), (11, 5, 2), (11, 10, 8)),
+            ((6, 7, 8), 3, (2, 2, 2), (6, 6, 6)),
+        ],
+    )
+    def test_sizes_where_the_patch_is_no_multiple(self, size, factor, low, high):
+        sizes = [n + 6 for n in ((size,) * 3 if isinstance(size, int) else size)]
+        patch = torch.rand(1, *sizes)
+        image, target = RandAcquire([factor], size, margin=3, kind=None)(patch)
+        assert tuple(image.shape[1:]) == low
+        inner = [slice(3, 3 + n) for n in high]
+        assert torch.equal(target, patch[:, inner[0], inner[1], inner[2]])
+
+    def test_the_network_s_own_factors_are_not_permuted(self):
+        transform = RandAcquire([(1, 2, 3)], 12, margin=0, kind=None).set_random_state(0)
+        assert {tuple(transform(torch.rand(1, 12, 12, 12))[0].shape[1:]) for _ in range(20)} == {(12, 6, 4)}
+
+    def test_a_patch_smaller_than_the_factor(self):
+        with pytest.raises(ValueError, match=r"at least \(2\.0, 2\.0, 4\.0\) voxels, got 3"):
+            RandAcquire([(2, 2, 4)], 3, margin=2, kind=None)(torch.rand(1, 7, 7, 7))
+
+    def test_noise_is_that_of_the_lr_image(self):
+        transform = RandAcquire([2], 40, noise_std=(0.05, 0.05), noise_prob=1.0, margin=4, kind=None, spatial_dims=3)
+        patch = torch.full((1, 48, 48), 2.0)
+        image, target = transform(patch)
+        assert torch.equal(target, torch.full((1, 40, 40), 2.0))
+        assert float((image - 2).std()) == pytest.approx(0.05, rel=0.15)
+        neighbours = torch.corrcoef(torch.stack([image[:, :-1].flatten(), image[:, 1:].flatten()]))[0, 1]
+        assert abs(float(neighbours)) < 0.2  # interpolated noise would be correlated
+
+    def test_nothing_is_acquired_at_factor_one(self):
+        patch = torch.rand(1, 9, 9, 9)
+        image, target = RandAcquire([1], 5, margin=2, kind=None)(patch)
+        assert torch.equal(image, patch[:, 2:7, 2:7, 2:7])
+        image.zero_()
+        target.zero_()
+        assert patch.all()  # neither is a view
+
+
+class TestSlices:
+    """`spatial_dims` 2: patches of one slice with margin, the slices last."""
+
+    @pytest.mark.parametrize("kind", ["bspline", None])
+    @pytest.mark.parametrize("size", [12, (8, 12)], ids=str)
+    def test_the_pair_has_no_last_axis(self, kind, size):
+        plane = (size, size) if isinstance(size, int) else size
+        patch = torch.rand(1, *(n + 8 for n in plane), 9)
+        image, target = RandAcquire([(2, 4, 1)], size, margin=4, kind=kind, spatial_dims=2)(patch)
+        assert torch.equal(target, patch[:, 4:-4, 4:-4, 4])
+        assert tuple(image.shape[1:]) == (plane if kind else (plane[0] // 2, plane[1] // 4))
+
+    @pytest.mark.parametrize("kind", ["bspline", None])
+    @pytest.mark.parametrize(
+        ("factor", "blurs"), [((2, 2, 1), False), (2, True), ((1, 1, 2), True), ((1, 1, 1), False)]
+    )
+    def test_slices_keep_their_thickness_or_not(self, kind, factor, blurs):
+        """The neighbours of the slice are seen where there is a factor across."""
+        patch = smooth((32, 32, 25), 1.0)
+        other = patch.clone()
+        other[..., [11, 13]] += 1
+        transform = RandAcquire([factor], 8, margin=12, kind=kind, spatial_dims=2)
+        first = transform.set_random_state(3)(patch)
+        second = transform.set_random_state(3)(other)
+        assert torch.equal(first[1], second[1])
+        assert torch.equal(first[0], second[0]) != blurs
+
+    @pytest.mark.parametrize("kind", ["bspline", None])
+    def test_of_one_slice_is_the_2d_acquisition(self, kind):
+        patch = smooth((33, 37, 25), 1.0, dtype=np.float64)
+        transform = RandAcquire([(2, 3, 1)], (9, 13), margin=12, kind=kind, spatial_dims=2).set_random_state(1)
+        image, _ = transform(patch)
+        flat = RandAcquire([(2, 3)], (9, 13), margin=12, kind=kind).set_random_state(1)
+        offsets, factors = transform.offsets[:2], transform.factors[:2]
+        flat.randomize = lambda _: None  # type: ignore[method-assign]
+        flat.offsets, flat.factors, flat.protocol, flat.std = offsets, factors, transform.protocol, 0.0
+        torch.testing.assert_close(image, flat(patch[..., 12])[0])
+
+    @pytest.mark.parametrize(("factor", "across"), [(2, 2), (3, 3), ((2, 2, 4), 4)], ids=str)
+    @pytest.mark.parametrize("protocol", ["gaussian_spline", "slice_profile", "box"])
+    def test_a_slice_of_the_whole_scan_s_acquisition(self, monkeypatch, protocol, factor, across):
+        """Where the LR grid of the patch is that of the scan, across the slices too."""
+        factors = per_axis(factor, 3)
+        scan = smooth((48, 36, 60), 1.5, dtype=np.float64)
+        shape = scan.shape[1:]
+        low = [round(n / f) for n, f in zip(shape, factors, strict=True)]
+        whole = interpolation_operator(low, shape)(acquisition_operator(shape, low, protocol)(scan[None]))[0]
+        margin, start = 13, (5, 3, 18)
+        transform = RandAcquire([factor], (9, 7), [protocol], margin=margin, spatial_dims=2)
+
+        def grid_of_the_scan(_):
+            transform.factors, transform.protocol, transform.std = factors, PROTOCOLS[protocol], 0.0
+            transform.offsets = [((f - 1) / 2 - s) % f for f, s in zip(factors, start, strict=True)]
+
+        monkeypatch.setattr(transform, "randomize", grid_of_the_scan)
+        box = [slice(s, s + n + 2 * margin) for s, n in zip(start, (9, 7, 1), strict=True)]
+        image, target = transform(scan[:, box[0], box[1], box[2]])
+        x, y, z = (s + margin for s in start)
+        assert torch.equal(target, scan[:, x : x + 9, y : y + 7, z])
+        expected = whole[:, x : x + 9, y : y + 7, z]
+        torch.testing.assert_close(image, expected, rtol=0, atol=5e-3)
+        assert float((expected - target).abs().max()) > 0.02
+
+    @pytest.mark.parametrize("across", [2, 3, 4])
+    def test_a_thick_slice_lies_about_the_thin_one(self, across):
+        """Without interpolation, on a ramp across the slices; blurred as a slice profile of that thickness blurs."""
+        transform = RandAcquire([(1, 1, across)], 4, ["slice_profile"], margin=12, kind=None, spatial_dims=2)
+        image, target = transform(ramp((28, 28, 25), 2))
+        assert image.shape == target.shape == (1, 4, 4)
+        torch.testing.assert_close(image, target, rtol=0, atol=1e-6)
+        impulse = torch.zeros(1, 28, 28, 25, dtype=torch.float64)
+        impulse[..., 12] = 1
+        sigma = across / np.sqrt(8 * np.log(2))
+        line = gaussian_filter(np.eye(25)[12], sigma, truncate=8)
+        assert float(transform(impulse)[0].mean()) == pytest.approx(line[12], rel=0.02)
+
+    def test_factors_are_never_permuted(self):
+        for kind in ("bspline", None):
+            transform = RandAcquire([(1, 2, 3)], 6, kind=kind, spatial_dims=2).set_random_state(0)
+            for _ in range(10):
+                transform.randomize(3)
+                assert transform.factors == (1.0, 2.0, 3.0)
+
+    def test_noise(self):
+        """One slice's own noise, of the drawn strength."""
+        transform = RandAcquire([(1, 1, 1)], 50, noise_std=(0.04, 0.04), noise_prob=1.0, margin=2, spatial_dims=2)
+        image, target = transform(torch.full((1, 54, 54, 5), 2.0))
+        assert torch.equal(target, torch.full((1, 50, 50), 2.0))
+        assert float((image - 2).std()) == pytest.approx(0.04, rel=0.06)
+
+    def test_a_patch_without_slices(self):
+        with pytest.raises(ValueError, match=r"patch of 3 axes, the slices last, got \[29, 29\] voxels"):
+            RandAcquire([2], 5, spatial_dims=2)(torch.rand(1, 29, 29))
+
+    @pytest.mark.parametrize("shape", [(29, 29, 1), (29, 29, 29), (25, 29, 5)])
+    def test_a_patch_of_another_size(self, shape):
+        with pytest.raises(ValueError, match=r"expected a patch of \[29, 29, 25\] voxels, got"):
+            RandAcquire([2], 5, spatial_dims=2)(torch.rand(1, *shape))
 
 
 ARGUMENTS = {"scale_factors": [2, 3, 2.5], "patch_size": 5, "noise_std": (0.01, 0.1), "noise_prob": 1.0}
@@ -203,6 +385,15 @@ class TestRandAcquired:
         assert torch.equal(item["truth"], target)
         assert item["other"] == 1
         assert given["image"] is patch
+
+    def test_is_the_array_version_for_slices(self):
+        arguments = {**ARGUMENTS, "scale_factors": [(2, 2, 1), (2, 2, 2)], "kind": None, "spatial_dims": 2, "margin": 3}
+        patch = smooth((11, 11, 7), 1.0)
+        image, target = RandAcquire(**arguments).set_random_state(5)(patch)
+        item = RandAcquired("image", **arguments).set_random_state(5)({"image": patch})
+        assert torch.equal(item["image"], image)
+        assert torch.equal(item["target"], target)
+        assert image.shape == (1, 2, 2)
 
     def test_compose_hands_on_the_seed(self):
         patch = smooth([29] * 3, 1.0)
