@@ -12,7 +12,12 @@ from .files import PathLike
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", ".nrrd", ".nhdr")
-EXPECTED = "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr) or the files of one DICOM series"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # one slice each, for models in 2D
+PREVIEW_SUFFIX = "_preview.png"  # of our picture of a result that is a picture itself
+EXPECTED = (
+    "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), the files of one DICOM series or, for a model in 2D, "
+    "a picture (.png, .jpg, .tif, .bmp)"
+)
 
 
 def scan_stem(path: PathLike) -> str:
@@ -20,7 +25,7 @@ def scan_stem(path: PathLike) -> str:
     name = Path(path).name or Path(path).resolve().name
     if Path(path).is_dir():
         return name
-    for suffix in (*SCAN_SUFFIXES, ".dcm", ".ima"):
+    for suffix in (*SCAN_SUFFIXES, *PICTURE_SUFFIXES, ".dcm", ".ima"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
@@ -46,12 +51,22 @@ def _is_series(folder: Path) -> bool:
         return False
 
 
+def _pictures(entries: list[Path]) -> list[Path]:
+    """Picture files, without the previews `<name>_preview.png` that stand beside their `<name>.png`."""
+    names = {p.name for p in entries}
+    previews = {n for n in names if n.endswith(PREVIEW_SUFFIX) and n.removesuffix(PREVIEW_SUFFIX) + ".png" in names}
+    return [p for p in entries if p.is_file() and p.name.lower().endswith(PICTURE_SUFFIXES) and p.name not in previews]
+
+
 def scans_in(folder: Path) -> list[Path]:
-    """Scan files of a folder, the folder itself and its direct sub-folders where they hold DICOM slices."""
+    """Scan files of a folder, the folder itself and its direct sub-folders where they hold DICOM slices.
+
+    Pictures (PNG, JPEG, TIFF, BMP) count only where there is none of these, so that the previews beside volumes do not.
+    """
     entries = _visible(folder)
     files = [p for p in entries if p.is_file() and p.name.lower().endswith(SCAN_SUFFIXES)]
     series = [p for p in [folder, *(p for p in entries if p.is_dir())] if _is_series(p)]
-    return files + series
+    return files + series or _pictures(entries)
 
 
 def _as_paths(path: PathLike | Sequence[PathLike]) -> list[Path]:
@@ -83,8 +98,10 @@ def find_scans(path: PathLike | Sequence[PathLike]) -> list[dict[str, str]]:
     """Scans at a path as items `{"image": path, "stem": unique name for outputs}`.
 
     A file is one item. A folder gives its NIfTI, MetaImage and NRRD files (sorted, not the hidden ones), then itself if
-    it holds a DICOM series, then each direct sub-folder that does. Nothing is raised: a path that is missing, or a
-    folder without a scan, is an item too, and loading it fails with one clear line while other items go on.
+    it holds a DICOM series, then each direct sub-folder that does. Only where it has none of them its pictures (PNG,
+    JPEG, TIFF, BMP) are the scans, one slice each, without the previews `<name>_preview.png` of a `<name>.png`: in a
+    folder of results the pictures beside volumes are previews. Nothing is raised: a path that is missing, or a folder
+    without a scan, is an item too, and loading it fails with one clear line while other items go on.
 
     Args:
         path: file, folder, list of them, or such a list as text (`"['a.nii.gz', 'b']"`), as a command line hands it.

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 from custom_components.errors import ScanError
 from custom_components.figures import head_position, plane_slice, three_planes
-from custom_components.figures.planes import Slice, finest_plane
+from custom_components.figures.planes import Slice, finest_plane, shown_planes
 
 PLANES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 SPACING = (1.0, 2.0, 3.0)
@@ -114,6 +114,37 @@ def test_zoom_adds_a_row_and_slices_alone_do(tmp_path: Path) -> None:
     assert zoom[1] == plain[1]
     three_planes({"slice": torch.rand(1, 30, 20)}, tmp_path / "slice.png", zoom=True)
     assert _picture(tmp_path / "slice.png").shape[0] < plain[0]
+
+
+@pytest.mark.parametrize(("axis", "plane"), [(1, "sagittal"), (2, "coronal"), (3, "axial")])
+def test_a_single_slice_is_one_plane(tmp_path: Path, axis: int, plane: str) -> None:
+    slices = {name: img.narrow(axis, img.shape[axis] // 2, 1) for name, img in _volumes().items()}
+    for img in slices.values():
+        assert shown_planes(img) == [plane]
+    three_planes(slices, tmp_path / "slice.png", window=(0, 1))
+    picture = _picture(tmp_path / "slice.png")
+    height = 0.55 + 2.5 + 0.04 + 0.32  # as 40 voxels of 1 mm, or 20 of 2 mm, both ways: one square panel
+    assert picture.shape[0] == pytest.approx(130 * height, abs=2)
+    middle = [round((0.3 + 2.54 * c + 1.25) * 130) for c in range(3)]
+    np.testing.assert_allclose(picture[round(130 * (0.55 + 1.25)), middle, 0], [0.8, 0.8, 1.0], atol=0.01)
+
+
+def test_a_picture_is_shown_as_it_is_and_without_sides(tmp_path: Path) -> None:
+    rows = np.arange(24 * 36, dtype=np.float32).reshape(24, 36) / (24 * 36)
+    slices = {}
+    for name in ("drawn", "scanned"):
+        affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+        slices[name] = MetaTensor(torch.from_numpy(rows.T.copy())[None, ..., None], affine=affine)
+    slices["drawn"].meta["picture"] = True
+    assert shown_planes(slices["drawn"]) == ["picture"]
+    shown = plane_slice(slices["drawn"], affine.numpy(), "picture", (0.5, 0.5, 0.5))
+    np.testing.assert_array_equal(shown.pixels, rows)
+    assert shown.size == (36, 24)
+    coloured = []
+    for name, img in slices.items():
+        three_planes({name: img}, tmp_path / f"{name}.png")
+        coloured.append(bool((np.ptp(_picture(tmp_path / f"{name}.png"), axis=-1) > 0.05).any()))
+    assert coloured == [False, True]  # the letters are all that is not grey
 
 
 def test_constant_and_tiny_volumes(tmp_path: Path) -> None:

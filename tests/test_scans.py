@@ -26,6 +26,8 @@ def dicom(path):
         ("t1.nii", "t1"),
         ("t1.mha", "t1"),
         ("t1.nhdr", "t1"),
+        ("slice.PNG", "slice"),
+        ("a/t1.nii.tiff", "t1.nii"),
         ("1.2.840.113", "1.2.840.113"),
         ("notes.txt", "notes.txt"),
         (".nii", ".nii"),
@@ -52,6 +54,24 @@ def test_find_scans_in_a_folder(tmp_path):
     names = ["a.MHA", "b.nii.gz", "c.nrrd", "d.mhd", "e_sr.nii.gz", "series1", "series2"]
     assert [i["image"] for i in items] == [str(tmp_path / n) for n in names]
     assert [i["stem"] for i in items] == ["a", "b", "c", "d", "e_sr", "series1", "series2"]
+
+
+def test_pictures_count_where_there_is_no_volume(tmp_path):
+    names = ["a.png", "a_sr.png", "b.JPG", "c.tif", "d.jpeg", "e.tiff", "f.bmp", "lone_preview.png"]
+    touch(*(tmp_path / n for n in names), tmp_path / "a_sr_preview.png", tmp_path / ".g.png", tmp_path / "h.svg")
+    touch(tmp_path / "deeper" / "i.png")
+    assert [i["image"] for i in find_scans(tmp_path)] == [str(tmp_path / n) for n in names]
+    assert [i["stem"] for i in find_scans(tmp_path)] == [n.rpartition(".")[0] for n in names]
+    preview = tmp_path / "a_sr_preview.png"
+    assert [i["image"] for i in find_scans([preview, tmp_path / "b.JPG"])] == [str(preview), str(tmp_path / "b.JPG")]
+    touch(tmp_path / "a_sr.nii.gz")
+    assert [i["image"] for i in find_scans(tmp_path)] == [str(tmp_path / "a_sr.nii.gz")]
+
+
+def test_pictures_beside_a_series_do_not_count(tmp_path):
+    touch(tmp_path / "a.png")
+    dicom(tmp_path / "series" / "IM0001")
+    assert [i["image"] for i in find_scans(tmp_path)] == [str(tmp_path / "series")]
 
 
 def test_a_folder_that_is_a_series_is_one_item(tmp_path):

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 from ..files import PathLike
 from .panels import Column, draw
-from .planes import Slice, affine_of, detail, finest_plane, head_position, plane_slice, shown_planes
+from .planes import PICTURE, Slice, affine_of, detail, finest_plane, head_position, plane_slice, shown_planes
 
 
 def three_planes(
@@ -67,7 +67,8 @@ def three_planes(
                 pairs = zip(scaled[residual_to], images, strict=True)
                 rest = [Slice(t.pixels - i.pixels + 0.5, t.size) for t, i in pairs]
                 columns.append(Column(f"{residual_to} \u2212 {name} + 0.5\n", rest, residual_range, "#808080"))
-    note = f"radiological view: R is the patient's right    grey window {window[0]:.3g} to {window[1]:.3g}"
+    note = "" if planes == [PICTURE] else "radiological view: R is the patient's right    "
+    note += f"grey window {window[0]:.3g} to {window[1]:.3g}"
     if residual_to is not None:
         note += f"    residuals in units of it, {0.5 - residual_range / 2:.3g} to {0.5 + residual_range / 2:.3g}"
     row = finest_plane(list(slices.values())) if zoom else 0

@@ -33,7 +33,7 @@ def draw(
 
     Args:
         columns: from left to right.
-        planes: names of the rows.
+        planes: names of the rows; those of no plane of the body get no letters.
         detail: row, left and upper corner and side in mm of the square that is enlarged in a last row; None for none.
         note: the line at the foot.
         path: PNG file.
@@ -73,12 +73,13 @@ def draw(
             if detail and r == detail[0]:
                 axes.add_patch(Rectangle(detail[1:3], *detail[3:] * 2, fill=False, edgecolor=MARK, linewidth=0.8))
             if c == 0:
+                _label(figure, axes, plane)
+            if c == 0 and plane in PLANES:
                 across, down = (LETTERS[world] for world in PLANES[plane][:2])
                 marks: dict[str, Any] = {"transform": axes.transAxes, "color": MARK, "fontsize": 8}
                 marks["bbox"] = {"color": "black", "alpha": 0.5, "pad": 1}
                 axes.text(0.02, 0.5, across, ha="left", va="center", **marks)
                 axes.text(0.5, 0.98, down, ha="center", va="top", **marks)
-                _label(figure, axes, plane)
         if detail:
             row, left, top, side = detail
             axes = panel(c, len(planes), column.images[row])

@@ -15,6 +15,7 @@ Image = npt.NDArray[np.float32]
 
 # name: world axes (0 right, 1 anterior, 2 superior) of the columns, of the rows and of the normal
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
+PICTURE = "picture"  # the one plane of a slice that came as a picture: as the file shows it, its sides unknown
 SAMPLES = 64  # voxels per axis that are looked at to find the middle of the head
 DETAIL = 0.3  # side of the enlarged square, as a part of the panel's width
 
@@ -53,11 +54,11 @@ def plane_slice(img: torch.Tensor, affine: npt.NDArray[Any], plane: str, positio
     Args:
         img: `(1, X, Y, Z)`.
         affine: `(4, 4)` of its grid, to RAS+ mm.
-        plane: `axial`, `coronal` or `sagittal`: the array plane closest to it.
+        plane: `axial`, `coronal` or `sagittal`: the array plane closest to it; a `picture` was loaded as an axial one.
         position: place of the slice along each array axis as a part of its extent, in [0, 1].
     """
     x, axes = _volume(img), _axes(affine)
-    across, down, normal = (axes[world] for world in PLANES[plane])
+    across, down, normal = (axes[world] for world in PLANES["axial" if plane == PICTURE else plane])
     n = x.shape[normal[0]]
     pixels = x.select(normal[0], min(int(position[normal[0]] * n), n - 1)).to("cpu", torch.float32).numpy()
     pixels = pixels.T if across[0] < down[0] else pixels
@@ -79,7 +80,9 @@ def head_position(img: torch.Tensor) -> tuple[float, float, float]:
 
 
 def shown_planes(img: torch.Tensor) -> list[str]:
-    """Planes of a volume that have more than one voxel both ways; of an image in 2D one alone."""
+    """Planes of a volume that have more than one voxel both ways; of a slice or an image in 2D one alone."""
+    if isinstance(img, MetaTensor) and img.meta.get("picture"):
+        return [PICTURE]
     shape, axes = _volume(img).shape, _axes(affine_of(img))
     return [p for p, (across, down, _) in PLANES.items() if min(shape[axes[across][0]], shape[axes[down][0]]) > 1]
 

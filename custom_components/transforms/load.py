@@ -15,7 +15,8 @@ from monai.transforms import MapTransform, Transform
 
 from ..errors import ScanError
 from ..files import PathLike
-from ..scans import EXPECTED, NIFTI_SUFFIXES
+from ..scans import EXPECTED, NIFTI_SUFFIXES, PICTURE_SUFFIXES
+from .picture import read_picture
 from .read_itk import read_itk
 from .read_nifti import read_nifti
 from .scan_checks import check_voxels
@@ -27,13 +28,15 @@ def load_scan(path: PathLike, spatial_dims: int = 3) -> tuple[MetaTensor, list[s
     """Load a scan and list what is odd about it.
 
     Args:
-        path: NIfTI, MetaImage or NRRD file, or the folder of one DICOM series.
+        path: NIfTI, MetaImage or NRRD file, the folder of one DICOM series, or one slice: such a file of one, one DICOM file,
+            or a grey picture (PNG, JPEG, TIFF, BMP).
         spatial_dims: of the model: 3 asks for at least 2 voxels along each axis, 2 lets single slices pass.
 
     Returns:
         The image `(1, X, Y, Z)`, float32, axes as in the file, with its affine (float64 `(4, 4)`, voxels to RAS+ mm)
         and in `meta` `filename_or_obj`, `scan_dtype` (of the voxels as stored; float32 where the file scales them),
-        `sform_code`, `qform_code`, `descrip`, `time_unit`; and the warnings, one line each.
+        `sform_code`, `qform_code`, `descrip`, `time_unit`, and `picture` (true) when it came as one; and the warnings, one
+        line each.
 
     Raises:
         ScanError: when the scan cannot be used, in one line: the file, what was expected, what came.
@@ -43,8 +46,11 @@ def load_scan(path: PathLike, spatial_dims: int = 3) -> tuple[MetaTensor, list[s
         raise ScanError(f"{source}: expected a scan, got: no such file or folder")
     if source.is_file() and not source.stat().st_size:
         raise ScanError(f"{source}: expected {EXPECTED}, got an empty file")
-    nifti = source.is_file() and source.name.lower().endswith(NIFTI_SUFFIXES)
-    voxels, affine, meta, warnings = (read_nifti if nifti else read_itk)(source, spatial_dims)
+    name = source.name.lower() if source.is_file() else ""
+    read = (
+        read_nifti if name.endswith(NIFTI_SUFFIXES) else read_picture if name.endswith(PICTURE_SUFFIXES) else read_itk
+    )
+    voxels, affine, meta, warnings = read(source, spatial_dims)
     image = torch.from_numpy(voxels[None])
     check_voxels(source, image)
     return MetaTensor(image, affine=torch.from_numpy(affine), meta={"filename_or_obj": str(path), **meta}), warnings

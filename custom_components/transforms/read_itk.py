@@ -1,7 +1,8 @@
-"""Read a MetaImage or NRRD file, or the folder of one DICOM series, with ITK."""
+"""Read a MetaImage or NRRD file, a DICOM file or the folder of one DICOM series, with ITK."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,27 @@ def _dicom_series(folder: Path) -> list[str]:
     return files
 
 
+def _keep_thickness(img: Any, affine: Array) -> list[str]:
+    """Give a single DICOM slice its thickness in mm, in place, where it does not tell the spacing of slices.
+
+    GDCM takes 1 mm then, though the thickness (0018,0050) is a required field of MR images and the spacing (0018,0088) is not.
+    """
+    tags = img.GetMetaDataDictionary()
+    if tags.HasKey("0018|0088") or not np.isclose(np.linalg.norm(affine[:3, 2]), 1):
+        return []
+    with contextlib.suppress(ValueError):
+        thickness = float(tags["0018|0050"]) if tags.HasKey("0018|0050") else 0.0
+        if 0 < thickness < float("inf"):
+            affine[:3, 2] *= thickness
+            return []
+    return ["no slice thickness in the file, 1 mm assumed"]
+
+
 def read_itk(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, Any], list[str]]:
     """Read what ITK reads: one file, or the one DICOM series in a folder.
 
     Args:
-        path: MetaImage or NRRD file, or the folder of one DICOM series.
+        path: MetaImage or NRRD file, DICOM file, or the folder of one DICOM series.
         spatial_dims: of the model: 3 asks for at least 2 voxels along each axis, 2 lets single slices pass.
 
     Returns:
@@ -95,8 +112,10 @@ def read_itk(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, Any
     r = part.shape[0] - 1
     affine[:r, :r], affine[:r, 3] = part[:r, :r], part[:r, r]
     check_affine(path, affine)
+    dicom = header.GetNameOfClass() == "GDCMImageIO"
+    warnings = _keep_thickness(img, affine) if dicom and shape[2:] == [1] else []
     dtype = _UNWRAPPED.get(component, stored.dtype.name)
-    if "GDCM" in type(header).__name__ and dtype == "float64":
+    if dicom and dtype == "float64":
         dtype = "float32"  # integers with a rescale slope
     meta = {"scan_dtype": dtype, "sform_code": 1, "qform_code": 1, "descrip": "", "time_unit": 0}
-    return voxels.reshape([*shape, 1, 1][:3]), affine, meta, []
+    return voxels.reshape([*shape, 1, 1][:3]), affine, meta, warnings

@@ -1,4 +1,4 @@
-"""Save a result as NIfTI: right place, the scan's voxel type, and whole or not at all."""
+"""Save a result as NIfTI, or a picture as PNG: right place, the scan's voxel type, and whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from monai.transforms import MapTransform, Transform
 from ..errors import ScanError
 from ..files import PathLike, atomic_write
 from ..scans import scan_stem
+from .picture import PNG_DTYPES, write_png
 
 NIFTI_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 QFORM_TOLERANCE = 0.01  # mm at the corners of the grid: the geometry contract
@@ -82,6 +83,9 @@ def nifti_image(volume: npt.NDArray[Any], affine: npt.NDArray[Any], meta: Mappin
 class SaveScan(Transform):
     """Save a volume as `<output_dir>/<stem>_<postfix>.nii.gz`, in one step under its final name.
 
+    A slice that came as a picture becomes a picture, `<stem>_<postfix>.png`, of 8 or 16 bits. It becomes NIfTI as well when
+    another voxel type is asked for, or is its own (a TIFF of floats).
+
     Args:
         output_dir: folder of the results; it is made where it is missing.
         postfix: of the file name; empty for none.
@@ -109,22 +113,27 @@ class SaveScan(Transform):
             raise ValueError(f"expected a volume of shape (1, X, Y, Z), got {tuple(img.shape)}")
         source = str(img.meta.get("filename_or_obj", "scan"))
         name = "_".join(part for part in (stem or scan_stem(source), self.postfix) if part)
-        path = self.output_dir / f"{name}.nii.gz"
+        dtype = self.dtype or str(img.meta.get("scan_dtype", "float32"))
+        as_picture = bool(img.meta.get("picture")) and img.shape[-1] == 1 and dtype in PNG_DTYPES
+        path = self.output_dir / (f"{name}.png" if as_picture else f"{name}.nii.gz")
         if path.resolve() in {*self.inputs, Path(source).expanduser().resolve()}:
             raise ScanError(f"{path}: expected an output apart from the inputs, got the path of an input scan")
         volume = img.as_tensor().detach()[0]
         if not all(torch.isfinite(v) for v in torch.aminmax(volume)):
             raise ScanError(f"{path}: expected a finite result, got NaN or infinity from the network")
         affine = img.affine.cpu().numpy().astype(np.float64)
-        stored = as_stored(volume, self.dtype or str(img.meta.get("scan_dtype", "float32")))
-        image = nifti_image(stored, affine, img.meta)
-        with (
-            atomic_write(path) as partial,
-            partial.open("wb") as file,
-            # no name or time inside, so that equal results are equal files
-            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
-        ):
-            image.to_stream(packed)
+        stored = as_stored(volume, dtype)
+        if as_picture:
+            write_png(path, stored[..., 0])
+        else:
+            image = nifti_image(stored, affine, img.meta)
+            with (
+                atomic_write(path) as partial,
+                partial.open("wb") as file,
+                # no name or time inside, so that equal results are equal files
+                gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+            ):
+                image.to_stream(packed)
         img.meta["saved_to"] = str(path)
         return img
 

@@ -12,6 +12,7 @@ import torch
 import custom_components.handlers.summary as module
 from custom_components.errors import ScanError
 from custom_components.handlers.summary import COLUMNS, SummaryReport, peak_memory, reset_peak_memory
+from custom_components.transforms.consistency import ConsistencyError
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -53,6 +54,20 @@ def test_a_line_for_each_scan(
         'in/a.nii.gz: also, "this"',
         f"2 of 4 scans done, 2 failed: see {path}",
     ]
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_line_for_a_slice(axis: int, make_item: Any, evaluate: Any, postprocessing: Any, tmp_path: Path) -> None:
+    item = make_item("a")
+    for key in ("image", "lowres", "target"):
+        item[key] = item[key].narrow(axis, 0, 1)
+    item["consistency_error"] = ConsistencyError()(item["image"], item["lowres"])
+    evaluate([item], SummaryReport(tmp_path), postprocessing=postprocessing)
+    (row,) = _read(tmp_path / "summary.csv")
+    fine, coarse = ["x".join("1" if a == axis - 1 else n for a, n in enumerate(s)) for s in (("12", "16", "8"), "684")]
+    assert (row["status"], row["shape_in"], row["shape_out"]) == ("ok", coarse, fine)
+    assert (row["spacing_in"], row["spacing_out"]) == ("2x2x3", "1x1x1.5")
+    assert 0 < float(row["consistency_error"]) < 1
 
 
 class _Slow:

@@ -8,7 +8,7 @@ import scipy.ndimage as ndi
 import torch
 from monai.data import MetaTensor
 
-from custom_components.acquisition import acquisition_operator
+from custom_components.acquisition import PROTOCOLS, acquisition_operator
 from custom_components.transforms.consistency import ConsistencyError, ConsistencyErrord, consistency_error
 
 
@@ -36,6 +36,15 @@ def test_the_protocol_counts_and_any_dimension_goes() -> None:
     lr = acquisition_operator(hr.shape[1:], (8, 8), "box")(hr[None])[0]
     assert ConsistencyError("box")(hr, lr) == pytest.approx(0, abs=1e-12)
     assert ConsistencyError()(hr, lr) > 1e-3
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_a_slice_is_an_image(axis: int, protocol: str) -> None:
+    hr, lr = _hr()[..., 0], torch.rand(1, 8, 10, dtype=torch.float64)
+    flat = float(consistency_error(hr, lr, protocol))
+    assert float(consistency_error(hr.unsqueeze(axis), lr.unsqueeze(axis), protocol)) == pytest.approx(flat)
+    assert flat > 0.1
 
 
 def test_gradient() -> None:

@@ -234,6 +234,60 @@ def test_dicom_series_against_its_normal(write_dicom, oblique):
     assert image[0, 3, 2, 1] == INT16[i, j, k]
 
 
+def without_tag(path, group, element):
+    """Make a DICOM field that holds a number into one that nobody asks for."""
+    tag = np.array([group, element], "<u2").tobytes()
+    data = path.read_bytes()
+    assert data.count(tag) == 1
+    path.write_bytes(data.replace(tag, np.array([group, element + 1], "<u2").tobytes()))
+
+
+def test_one_dicom_file(write_dicom, oblique):
+    affine = oblique(flips=(1, 1, 1))
+    folder = write_dicom(voxels=INT16[:, :, :1], affine=affine)
+    (path,) = folder.iterdir()
+    assert "at least 2 voxels along each of 3 axes, got a single slice of shape (7, 6, 1)" in error_of(path)
+    for given in (path, folder):
+        image, warnings = load_scan(given, spatial_dims=2)
+        np.testing.assert_array_equal(image[0].numpy(), INT16[:, :, :1])
+        np.testing.assert_allclose(image.affine.numpy(), affine, atol=1e-4)
+        assert (image.meta["scan_dtype"], warnings) == ("int16", [])
+
+
+@pytest.mark.parametrize("thickness", ["4.5", None])
+def test_the_thickness_of_a_dicom_slice_without_a_spacing_of_slices(tmp_path, oblique, thickness):
+    affine = oblique(flips=(1, 1, 1), spacing=(0.7, 0.8, 3))
+    img = itk_image(INT16[:, :, :1], affine)
+    tags = img.GetMetaDataDictionary()
+    tags["0008|0060"], tags["0008|0016"] = "MR", "1.2.840.10008.5.1.4.1.1.4"
+    if thickness:
+        tags["0018|0050"] = thickness
+    io = itk.GDCMImageIO.New()
+    io.KeepOriginalUIDOn()
+    itk.ImageFileWriter[type(img)].New(Input=img, FileName=str(tmp_path / "a.dcm"), ImageIO=io).Update()
+    without_tag(tmp_path / "a.dcm", 0x18, 0x88)  # spacing between slices
+    image, warnings = load_scan(tmp_path / "a.dcm", spatial_dims=2)
+    affine[:3, 2] *= float(thickness or 1) / 3
+    np.testing.assert_allclose(image.affine.numpy(), affine, atol=1e-4)
+    assert warnings == ([] if thickness else ["no slice thickness in the file, 1 mm assumed"])
+
+
+def test_rescaled_dicom_voxels_are_float32(tmp_path, write_dicom):
+    (path,) = write_dicom(voxels=INT16[:, :, :1]).iterdir()
+    img = itk.imread(str(path), itk.SS)
+    tags = img.GetMetaDataDictionary()
+    tags["0028|1052"], tags["0028|1053"] = "0", "0.5"
+    scaled = itk.image_from_array(itk.array_from_image(img) * np.float64(0.5))
+    for key in tags.GetKeys():
+        scaled.GetMetaDataDictionary()[key] = tags[key]
+    itk.ImageFileWriter[type(scaled)].New(
+        Input=scaled, FileName=str(tmp_path / "a.dcm"), ImageIO=itk.GDCMImageIO.New()
+    ).Update()
+    image, _ = load_scan(tmp_path / "a.dcm", spatial_dims=2)
+    np.testing.assert_allclose(image[0].numpy(), INT16[:, :, :1] * 0.5)
+    assert image.meta["scan_dtype"] == "float32"
+
+
 def test_bad_dicom_folders(write_dicom, tmp_path, oblique):
     assert "gaps from 3.3 to 6.6" in error_of(write_dicom("gap", heights=[0, 1, 2, 4, 5]))
     assert "evenly spaced" in error_of(write_dicom("twice", heights=[0, 1, 1, 2, 3]))

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from monai.data import MetaTensor
 from custom_components import files
 from custom_components.errors import ScanError
 from custom_components.transforms.load import LoadScan, LoadScand
+from custom_components.transforms.regrid import ToTargetGrid
 from custom_components.transforms.save import NIFTI_DTYPES, SaveScan, SaveScand, as_stored, nifti_dtype
 
 ROOT = Path(files.__file__).absolute().parent.parent
@@ -146,6 +148,89 @@ def test_dictionary_version_names_files_by_stem(tmp_path, oblique):
         SaveScand(output_dir=tmp_path)({})
 
 
+def picture(rows, **meta):
+    """A result `(1, X, Y, 1)` that came as a picture, from its rows and columns."""
+    values = torch.from_numpy(np.ascontiguousarray(rows.T, dtype=np.float32))[None, ..., None]
+    meta = {"filename_or_obj": "in/t1.png", "picture": True, "scan_dtype": "uint8", **meta}
+    return MetaTensor(values, affine=torch.diag(torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64)), meta=meta)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_picture_becomes_a_picture_of_its_bit_depth(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    rows = np.array([[-3.0, 0.5, 1.5, 2.51], [top - 0.6, top + 0.4, top + 900, 7]])
+    saved = SaveScan(tmp_path)(picture(rows, scan_dtype=dtype))
+    assert saved.meta["saved_to"] == str(tmp_path / "t1_sr.png")
+    assert os.listdir(tmp_path) == ["t1_sr.png"]
+    got = itk.array_from_image(itk.imread(str(tmp_path / "t1_sr.png")))
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, [[0, 0, 2, 3], [top - 1, top, top, 7]])
+    SaveScan(tmp_path / "again")(picture(rows, scan_dtype=dtype))
+    assert (tmp_path / "again" / "t1_sr.png").read_bytes() == (tmp_path / "t1_sr.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["t1.png", "t1.tif", "t1.bmp"])
+def test_a_picture_stays_upright_and_level(tmp_path, name):
+    rows = np.random.default_rng(0).integers(0, 256, (6, 9)).astype(np.uint8)
+    itk.imwrite(itk.image_from_array(rows), str(tmp_path / name))
+    fine = ToTargetGrid(scale_factor=2, kind="nearest")(LoadScan(spatial_dims=2)(tmp_path / name))
+    SaveScan(tmp_path / "out")(fine)
+    got = itk.array_from_image(itk.imread(str(tmp_path / "out" / "t1_sr.png")))
+    np.testing.assert_array_equal(got, np.kron(rows, np.ones((2, 2))))
+
+
+def test_pictures_of_another_voxel_type(tmp_path):
+    rows = np.linspace(-3, 300, 20).reshape(4, 5)
+    SaveScan(tmp_path, dtype="uint16")(picture(rows))
+    got = itk.array_from_image(itk.imread(str(tmp_path / "t1_sr.png")))
+    assert got.dtype == np.uint16
+    np.testing.assert_array_equal(got, np.clip(np.rint(rows), 0, 65535))
+    SaveScan(tmp_path / "float", dtype="float32")(picture(rows))
+    SaveScan(tmp_path / "tiff")(picture(rows, scan_dtype="float32"))
+    for folder in ("float", "tiff"):
+        assert os.listdir(tmp_path / folder) == ["t1_sr.nii.gz"]
+        image = nib.load(tmp_path / folder / "t1_sr.nii.gz")
+        np.testing.assert_array_equal(image.get_fdata(dtype=np.float32)[..., 0], rows.T.astype(np.float32))
+        np.testing.assert_array_equal(image.affine, np.diag([-1.0, -1, 1, 1]))
+    thick = picture(rows)
+    SaveScan(tmp_path / "thick")(MetaTensor(thick.repeat(1, 1, 1, 2), meta=thick.meta))
+    assert os.listdir(tmp_path / "thick") == ["t1_sr.nii.gz"]
+
+
+def test_pictures_that_are_inputs_are_never_written_over(tmp_path):
+    rows = np.arange(20.0).reshape(4, 5)
+    with pytest.raises(ScanError, match=r"t1.png: expected an output apart from the inputs"):
+        SaveScan(tmp_path, postfix="")(picture(rows, filename_or_obj=str(tmp_path / "t1.png")))
+    with pytest.raises(ScanError, match=r"t1_sr.png: expected an output apart from the inputs"):
+        SaveScan(tmp_path, inputs=[tmp_path / "t1_sr.png"])(picture(rows))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("spec", AFFINES)
+@pytest.mark.parametrize("cut", [np.s_[:, :, 9], np.s_[:, :, 9:10], np.s_[:, 8:9], np.s_[7:8]])
+def test_a_single_slice_stays_one_in_its_place(write_nifti, tmp_path, oblique, spec, cut):
+    blob = [np.exp(-(((np.arange(n) - 0.45 * n) / 2.5) ** 2)) for n in (16, 18, 20)]
+    voxels = (1e4 * np.einsum("i,j,k->ijk", *blob))[cut].astype(np.int16)
+    path = write_nifti("t1.nii.gz", voxels, oblique(**spec))
+    SaveScan(tmp_path / "out")(ToTargetGrid(scale_factor=2)(LoadScan(spatial_dims=2)(path)))
+    before, after = nib.load(path), nib.load(tmp_path / "out" / "t1_sr.nii.gz")
+    shape = (*before.shape, 1)[:3]
+    flat = shape.index(1)
+    assert after.shape == tuple(n if n == 1 else 2 * n for n in shape)
+    spacing = np.linalg.norm(before.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(
+        after.header.get_zooms(), [s if a == flat else s / 2 for a, s in enumerate(spacing)], rtol=1e-6
+    )
+    assert after.get_data_dtype() == np.int16
+    np.testing.assert_allclose(after.get_qform(), after.affine, atol=1e-3)
+    centres = []
+    for image in (before, after):
+        values = np.asarray(image.dataobj, dtype=float).reshape((*image.shape, 1)[:3])
+        centre = [(np.indices(values.shape)[a] * values).sum() / values.sum() for a in range(3)]
+        centres.append((image.affine @ [*centre, 1])[:3])
+    np.testing.assert_allclose(centres[1], centres[0], atol=0.01)
+
+
 def test_inputs_are_never_written_over(write_nifti, tmp_path):
     path = write_nifti("t1.nii.gz")
     other = write_nifti("t1_sr.nii.gz")
@@ -199,16 +284,22 @@ from custom_components.errors import ScanError
 from custom_components.transforms.save import SaveScan
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-try:
-    SaveScan(sys.argv[1])(MetaTensor(torch.rand(1, 32, 32, 32), affine=torch.eye(4)))
-except ScanError as error:
-    print(error)
+picture = {"filename_or_obj": "slice.png", "picture": True, "scan_dtype": "uint16"}
+for shape, meta in (((1, 32, 32, 32), {}), ((1, 200, 200, 1), picture)):
+    try:
+        SaveScan(sys.argv[1])(MetaTensor(60000 * torch.rand(shape), affine=torch.eye(4), meta=meta))
+    except ScanError as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'scan_sr.nii.gz'}: expected to write the file, got: File too large\n"
+    wanted = [
+        f"{tmp_path / name}: expected to write the file, got: File too large"
+        for name in ("scan_sr.nii.gz", "slice_sr.png")
+    ]
+    assert done.stdout.splitlines() == wanted
     assert done.stderr == ""
     assert os.listdir(tmp_path) == []
 
