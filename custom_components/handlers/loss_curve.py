@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from ..figures.style import look, new_figure, plain_axes, save
 from ..files import atomic_write
+from .loss_terms import loss_terms
+
+TERM = "loss_"  # before the name of a term
 
 
 class LossCurve:
@@ -19,17 +24,27 @@ class LossCurve:
     `data_share` is the part of the epoch in which the trainer waited for data: if pairs made on the fly are the bottleneck, it
     shows here.
 
+    Of a loss with several terms the mean of each, before its weight, is written too, as `loss_<term>`; a term that was not computed
+    in an epoch, as its weight was 0, has no value there.
+
     Args:
         output_dir: folder of the two files.
         optimizer: for the learning rate with which an epoch began (the largest of its parameter groups).
         evaluator: the validation engine, for its metrics.
         is_main: False in all but one process of a distributed run: nothing is written.
+        loss: the trainer's loss; a `CompositeLoss`, which holds the `values` of its terms, has them written one by one.
     """
 
     def __init__(
-        self, output_dir: str | Path, optimizer: Any = None, evaluator: Any = None, is_main: bool = True
+        self,
+        output_dir: str | Path,
+        optimizer: Any = None,
+        evaluator: Any = None,
+        is_main: bool = True,
+        loss: Any = None,
     ) -> None:
         self.output_dir, self.optimizer, self.evaluator, self.is_main = Path(output_dir), optimizer, evaluator, is_main
+        self.loss = loss
         self.rows: list[dict[str, float]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -54,6 +69,7 @@ class LossCurve:
         self._began = self._asked = self._last = time.perf_counter()
         self._waited, self._steps = 0.0, 0
         self._loss: torch.Tensor | float = 0.0
+        self._terms: dict[str, tuple[torch.Tensor | float, int]] = {}
         if self.optimizer is not None:  # now, as a scheduler may change it before this epoch is written
             self._rate = max(group["lr"] for group in self.optimizer.param_groups)
 
@@ -68,12 +84,16 @@ class LossCurve:
         output = output[0] if isinstance(output, list) else output
         self._loss = self._loss + output["loss"].detach()  # stays on the device: no wait for it in each step
         self._steps += 1
+        for name, value in loss_terms(self.loss).items():
+            total, count = self._terms.get(name, (0.0, 0))
+            self._terms[name] = total + value.float(), count + 1  # mixed precision: a sum in half would stand still
         self._last = time.perf_counter()
 
     def _end(self, engine: Engine) -> None:
         loss = float(self._loss) / max(self._steps, 1)
         seconds = time.perf_counter() - self._began
         row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": loss}
+        row.update({TERM + name: float(total) / count for name, (total, count) in self._terms.items()})
         if self.optimizer is not None:
             row["learning_rate"] = self._rate
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
@@ -90,21 +110,35 @@ class LossCurve:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        from matplotlib.figure import Figure
+        self._draw(names)
 
-        metrics = [
-            n for n in names if n not in ("epoch", "iteration", "loss", "learning_rate", "seconds", "data_share")
-        ]
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot([r["epoch"] for r in self.rows], [r["loss"] for r in self.rows])
+    def _draw(self, names: list[str]) -> None:
+        """The training loss, the validation's decibels and, where there are some, the terms of the loss."""
+        terms = [n for n in names if n.startswith(TERM)]
+        figure = new_figure(15 if terms else 10, 4)
+        left, right, *others = figure.subplots(1, 3 if terms else 2)
+        left.plot(*self._points("loss"), color=look(0).colour)
         positive = all(r["loss"] > 0 for r in self.rows)  # a likelihood may fall below 0
         left.set(xlabel="epoch", ylabel="training loss", yscale="log" if positive else "linear")
-        for name in (n for n in metrics if n.endswith("psnr")):
-            points = [(r["epoch"], r[name]) for r in self.rows if name in r]
-            right.plot(*zip(*points, strict=True), label=name)
+        for i, name in enumerate(n for n in names if n.endswith("psnr") and n not in terms):
+            right.plot(*self._points(name), label=name, color=look(i).colour, linestyle=look(i).line)
         right.set(xlabel="epoch", ylabel="dB")
-        if right.lines:
-            right.legend()
-        with atomic_write(self.output_dir / "losses.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        for axes in others:
+            sizes = [abs(r[name]) for r in self.rows for name in terms if name in r]
+            finite = [size for size in sizes if 0 < size < math.inf]
+            for i, name in enumerate(terms):
+                style = look(i)
+                drawn = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "markersize": 3}
+                axes.plot(*self._points(name), label=name.removeprefix(TERM), linewidth=1, **drawn)
+            axes.set(xlabel="epoch", ylabel="terms before their weights")
+            # linear below the smallest of them, but for no more than six decades
+            axes.set_yscale("symlog", linthresh=max(min(finite), 1e-6 * max(finite)) if finite else 1)
+        for axes in (left, right, *others):
+            plain_axes(axes, "both")
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(frameon=False, fontsize=8)
+        save(figure, self.output_dir / "losses.png")
+
+    def _points(self, name: str) -> tuple[list[float], list[float]]:
+        rows = [r for r in self.rows if name in r]
+        return [r["epoch"] for r in rows], [r[name] for r in rows]

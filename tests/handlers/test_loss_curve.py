@@ -6,8 +6,10 @@ import time
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from custom_components.handlers import LossCurve
+from custom_components.losses import CompositeLoss
 
 
 def read(folder):
@@ -111,3 +113,94 @@ def test_a_new_run_in_the_same_folder_starts_anew(tmp_path):
 def test_only_the_main_process_writes(tmp_path, is_main):
     trainer(LossCurve(tmp_path, is_main=is_main)).run([1])
     assert {p.name for p in tmp_path.iterdir()} == ({"losses.csv", "losses.png"} if is_main else set())
+
+
+class TestTerms:
+    @staticmethod
+    def run(folder, loss, batches, max_epochs=1, first=0, **options):
+        """A trainer whose output is the loss; the batches are predictions, the target is 0."""
+
+        def step(_, x):
+            return {"loss": loss(torch.full((1, 1, 2), float(x)), torch.zeros(1, 1, 2))}
+
+        engine = Engine(step)
+
+        @engine.on(Events.STARTED)
+        def resume():
+            engine.state.epoch, engine.state.iteration = first, first * len(batches)
+
+        LossCurve(folder, loss=loss, **options).attach(engine)
+        engine.run(batches, max_epochs=max_epochs)
+
+    @staticmethod
+    def loss(**weights):
+        terms = {"l1": nn.L1Loss(), "l2": nn.MSELoss(), "gain": MinusMean()}
+        return CompositeLoss(terms, {"l1": 0.5, "l2": 2, "gain": 0, **weights}, priors=["gain"])
+
+    def test_mean_of_each_before_its_weight(self, tmp_path):
+        self.run(tmp_path, self.loss(gain=1), [1, 2, 6])
+        (row,) = read(tmp_path)
+        assert (row["loss_l1"], row["loss_gain"]) == (3, -3)
+        assert row["loss_l2"] == pytest.approx(41 / 3)
+        assert row["loss"] == pytest.approx(0.5 * 3 + 2 * 41 / 3 - 3)
+
+    def test_a_term_counts_in_the_steps_in_which_it_was_computed(self, tmp_path):
+        loss = self.loss()
+        pairs = iter([0, 1, 1, 0, 0, 0])
+
+        def switch(module, _):
+            module.weights["gain"] = next(pairs)
+
+        loss.register_forward_pre_hook(switch)
+        self.run(tmp_path, loss, [1, 2, 6], max_epochs=2)
+        assert [row.get("loss_gain") for row in read(tmp_path)] == [-4, None]
+
+    def test_other_losses_have_none(self, tmp_path):
+        for loss in (nn.L1Loss(), nn.ModuleDict()):  # the values of the last are a method
+            engine = Engine(lambda *_: {"loss": torch.tensor(1.0)})
+            LossCurve(tmp_path, loss=loss).attach(engine)
+            engine.run([0])
+            assert set(read(tmp_path)[0]) == {"epoch", "iteration", "loss", "seconds", "data_share"}
+
+    def test_a_table_without_terms_goes_on(self, tmp_path):
+        trainer(LossCurve(tmp_path)).run([1], max_epochs=2)
+        before = read(tmp_path)
+        self.run(tmp_path, self.loss(), [4], max_epochs=3, first=2)
+        rows = read(tmp_path)
+        assert rows[:2] == before
+        assert (rows[2]["epoch"], rows[2]["loss_l1"], rows[2]["loss_l2"]) == (3, 4, 16)
+        trainer(LossCurve(tmp_path)).run([1], max_epochs=1)  # and anew without them
+        assert "loss_l1" not in read(tmp_path)[0]
+
+    def test_sums_of_half_precision_do_not_stand_still(self, tmp_path):
+        loss = self.loss()
+        engine = Engine(lambda *_: {"loss": torch.tensor(1.0)})
+        loss.values = {"l1": torch.tensor(1.0, dtype=torch.bfloat16)}
+        LossCurve(tmp_path, loss=loss).attach(engine)
+        engine.run(range(400))
+        assert read(tmp_path)[0]["loss_l1"] == 1
+
+    def test_drawn_in_a_panel_of_their_own(self, tmp_path, monkeypatch):
+        figures = []
+        monkeypatch.setattr("custom_components.handlers.loss_curve.save", lambda figure, _: figures.append(figure))
+        self.run(tmp_path, self.loss(gain=1), [1, 2, 6], max_epochs=2)
+        self.run(tmp_path, nn.L1Loss(), [1, 2, 6])
+        axes = figures[1].axes[2]
+        assert len(figures[1].axes) == 3 and len(figures[2].axes) == 2
+        assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+            "l1": [3, 3],
+            "l2": pytest.approx([41 / 3] * 2),
+            "gain": [-3, -3],
+        }
+        assert axes.get_yscale() == "symlog"
+        assert not any(line.get_label() == "psnr" for line in figures[1].axes[1].lines)
+
+    def test_values_that_cannot_be_drawn(self, tmp_path):
+        self.run(tmp_path, self.loss(), [float("nan"), 0], max_epochs=2)
+        self.run(tmp_path, self.loss(), [0], max_epochs=2)
+        assert (tmp_path / "losses.png").read_bytes()[:4] == b"\x89PNG"
+
+
+class MinusMean(nn.Module):
+    def forward(self, x):
+        return -x.mean()

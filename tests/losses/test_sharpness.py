@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from custom_components.losses import (
     LearnableSharpness,
@@ -383,7 +387,7 @@ class TestFilterTerm:
         expected = sharpness_filter_term(module.filters, batch[[2, 4]], batch[[1, 3]])
         assert got.item() == pytest.approx(expected.item(), rel=1e-12)
         assert SharpnessFilterLoss(module, count=99)(batch, batch).item() == pytest.approx(expected.item(), rel=1e-12)
-        mean = SharpnessFilterLoss(module, 2, "mean")(batch, batch).item()
+        mean = SharpnessFilterLoss(module, count=2, reduction="mean")(batch, batch).item()
         assert mean == pytest.approx(expected.item() / (8 * 2 * 49), rel=1e-12)
 
     def test_loss_moves_the_filters_and_nothing_else(self):
@@ -394,6 +398,66 @@ class TestFilterTerm:
         assert pred.grad is None and target.grad is None
         assert module.weight.grad.abs().max() > 0
         assert [p is module.weight for p in loss.parameters()] == [True]
+
+    def test_given_patches_in_place_of_the_batch(self):
+        sharp, smooth = image((3, 1, 8, 7), 1), image((5, 1, 8, 7), 2)
+        module = LearnableSharpness(num_filters=4).double()
+        for reduction in ("sum", "mean"):
+            loss = SharpnessFilterLoss(module, SimpleNamespace(sharp=sharp, smooth=smooth), reduction=reduction)
+            expected = sharpness_filter_term(module.filters, sharp, smooth, reduction=reduction)
+            for batch in (image((1, 1, 5, 5)), image((6, 2, 9, 9))):
+                assert loss(batch, batch).item() == pytest.approx(expected.item(), rel=1e-12)
+        assert "patches=(3, 1, 8, 7), reduction=mean" in repr(loss)
+
+    def test_given_patches_are_no_part_of_the_state(self):
+        module = LearnableSharpness()
+        patches = SimpleNamespace(sharp=image((2, 1, 8, 8)), smooth=image((2, 1, 8, 8), 1))
+        loss = SharpnessFilterLoss(module, patches)
+        assert list(loss.state_dict()) == ["sharpness.weight"]
+        assert {name for name, _ in loss.named_buffers()} == {"sharp", "smooth"}
+        SharpnessFilterLoss(module).load_state_dict(loss.state_dict())
+        loss.load_state_dict(SharpnessFilterLoss(module).state_dict())
+        x = image((4, 1, 9, 9)).float().requires_grad_()
+        loss(x, x).backward()
+        assert x.grad is None and module.weight.grad.abs().max() > 0
+
+    @pytest.mark.parametrize("device", ["meta", "cuda"])
+    def test_follows_the_device_of_the_images(self, device, monkeypatch):
+        if device == "cuda" and not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+        if device == "meta":
+            monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which does not know this device
+        module, x = LearnableSharpness(cap=1.0), image((4, 1, 9, 9)).float().to(device)
+        patches = SimpleNamespace(sharp=image((2, 1, 8, 8)).float(), smooth=image((2, 1, 8, 8), 1).float())
+        given, batches = SharpnessFilterLoss(module, patches), SharpnessFilterLoss(module)
+        with OneDevice():
+            with pytest.raises(RuntimeError, match=r"expected tensors on one device, got .*cpu.* in aten\.convolution"):
+                nn.functional.conv2d(x, module.weight[:, None])
+            there = [module(x, x), given(x, x), batches(x, x)]
+        assert {value.device.type for value in there} == {device}
+        assert given.sharp.device.type == given.smooth.device.type == device
+        moved = given.sharp
+        given(x, x)
+        assert given.sharp is moved, "copied once, not in each step"
+        assert module.weight.device.type == "cpu"
+        if device == "meta":  # has no values
+            return
+        sum(there).backward()
+        gradient_there, module.weight.grad = module.weight.grad, None
+        here = [module(x.cpu(), x.cpu()), given(x.cpu(), x.cpu()), batches(x.cpu(), x.cpu())]
+        sum(here).backward()
+        torch.testing.assert_close(torch.stack(there).cpu(), torch.stack(here), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(gradient_there, module.weight.grad, rtol=1e-2, atol=1e-2)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses what a GPU refuses and the meta device does not: tensors of two devices in one operation that is no copy."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim}
+        if len(devices) > 1 and func not in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            raise RuntimeError(f"expected tensors on one device, got {sorted(devices)} in {func}")
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
@@ -418,11 +482,22 @@ class TestFilterTerm:
         ),
         (lambda: SharpnessLoss()(image((1, 1, 3, 9))), r"at least 4 voxels along each axis, got \(3, 9\)"),
         (lambda: SharpnessLoss("zeros")(image((1, 1, 1, 9))), r"at least 2 voxels along each axis, got \(1, 9\)"),
-        (lambda: SharpnessFilterLoss(LearnableSharpness(), 0), "count must be >= 1, got 0"),
-        (lambda: SharpnessFilterLoss(LearnableSharpness(), 1, "none"), "reduction must be one of .*, got 'none'"),
+        (lambda: SharpnessFilterLoss(LearnableSharpness(), count=0), "count must be >= 1, got 0"),
+        (
+            lambda: SharpnessFilterLoss(LearnableSharpness(), reduction="none"),
+            "reduction must be one of .*, got 'none'",
+        ),
         (
             lambda: SharpnessFilterLoss(LearnableSharpness())(image()[:1], image()[:1]),
             "expected at least 2 patches to tell sharp from smooth, got 1",
+        ),
+        (
+            lambda: SharpnessFilterLoss(LearnableSharpness(3), SimpleNamespace(sharp=image(), smooth=image())),
+            r"sharp patches \(N, C, \*spatial\) with 3 spatial axes, got \(3, 1, 7, 5\)",
+        ),
+        (
+            lambda: SharpnessFilterLoss(LearnableSharpness(), SimpleNamespace(sharp=image(), smooth=image()[:0])),
+            r"expected smooth patches .* got \(0, 1, 7, 5\)",
         ),
         (lambda: response_variance(image(), filters(), "x"), "border must be one of .*, got 'x'"),
     ],
