@@ -1,11 +1,14 @@
-"""Time exact inference and the acquisition model on this machine: `python -m custom_components.benchmark`."""
+"""Time exact inference, bundles and the acquisition model on this machine: `python -m custom_components.benchmark`."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +18,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from custom_components.acquisition import acquisition_operator, interpolation_operator
 from custom_components.inferers import ExactInferer
@@ -22,6 +26,7 @@ from custom_components.networks import ReCNN
 
 T = TypeVar("T")
 _SIGMA = 1.0  # voxels, of the paper's acquisition: Gaussian blur, then sampling
+_CONVOLUTIONS = ("aten::convolution", "aten::mkldnn_convolution")  # what layers call, and what streaming calls
 _CEILING_SHAPE = (4, 96, 96)  # one convolution whose values stay in a CPU's last-level cache
 
 
@@ -42,10 +47,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def convolution_flops(network: nn.Module, voxels: int) -> float:
-    """Multiplications and additions of a network's convolutions on a volume of so many voxels (stride 1)."""
-    layers = (m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-    return float(sum(2 * layer.weight.numel() for layer in layers)) * voxels
+def convolution_flops(network: nn.Module, shape: Sequence[int]) -> float:
+    """Multiplications and additions of a network's convolutions on an input of a shape, counted without computing them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(network).to("meta")(torch.empty(tuple(shape), device="meta"))
+    return float(counter.get_total_flops())
 
 
 def ceiling(filters: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -64,8 +70,14 @@ def convolution_share(function: Callable[[], object], device: torch.device) -> f
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
     with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         seconds = timed(function, device)[1]
-    events = [e for e in profiler.key_averages() if e.key in ("aten::conv2d", "aten::conv3d")]
-    return float(sum(e.device_time_total if cuda else e.cpu_time_total for e in events)) * 1e-6 / seconds
+    spent = 0.0
+    for event in profiler.events() or []:
+        outer = event.cpu_parent
+        while outer is not None and outer.name not in _CONVOLUTIONS:
+            outer = outer.cpu_parent
+        if outer is None and event.name in _CONVOLUTIONS:
+            spent += event.device_time_total if cuda else event.cpu_time_total
+    return spent * 1e-6 / seconds
 
 
 def inference_rows(network: nn.Module, volume: Tensor, memory_gib: float) -> list[str]:
@@ -75,7 +87,7 @@ def inference_rows(network: nn.Module, volume: Tensor, memory_gib: float) -> lis
     window = SlidingWindowInferer(roi_size=96, overlap=0.25, mode="gaussian")
     exact = ExactInferer(memory_gib)
     half = ExactInferer(memory_gib, amp_dtype="bfloat16")
-    flops = convolution_flops(network, volume[0, 0].numel())
+    flops = convolution_flops(network, volume.shape)
 
     def whole_last() -> Tensor:
         weights_last = network.to(memory_format=last)  # type: ignore[call-overload]
@@ -150,16 +162,72 @@ def acquisition_rows(size: int) -> list[str]:
     ]
 
 
-def bundle_network(bundle: Path) -> nn.Module:
-    """The network of a bundle, with its weights where they are there."""
+def bundle_config(bundle: str) -> ConfigParser:
+    """Configuration of a bundle's inference; `bundles/NAME+overlay.json` lays files of overrides on top."""
+    root, *overlays = bundle.split("+")
     parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
-    parser["bundle_root"] = str(bundle)
+    parser.read_config([str(Path(root) / "configs" / "inference.json"), *overlays])
+    parser["bundle_root"] = root
+    return parser
+
+
+def bundle_network(bundle: str) -> nn.Module:
+    """The network of a bundle, with its weights where they are there."""
+    parser = bundle_config(bundle)
     network: nn.Module = parser.get_parsed_content("network_def")
-    weights = bundle / "models" / "model.pt"
+    weights = Path(parser["bundle_root"]) / "models" / "model.pt"
     if weights.exists():
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return network
+
+
+def bundle_rows(
+    bundles: Sequence[str],
+    shape: Sequence[int],
+    scale_factor: float,
+    device: torch.device,
+    memory_gib: float,
+    repeats: int,
+) -> list[str]:
+    """One line per bundle that makes a HR volume of `shape`; the first is what the ratios are to.
+
+    Networks that upsample (`network_input` is "lowres") get the LR volume. Weights are random, since time does not depend on
+    them. Repetitions take turns, so that what else the machine does falls on all alike.
+    """
+    ways: list[tuple[str, Callable[[], Tensor], list[float]]] = []
+    columns: list[tuple[float, int, str]] = []
+    for bundle in bundles:
+        parser = bundle_config(bundle)
+        parser["memory_gib"], parser["device"], parser["inferer::progress"] = memory_gib, device, False
+        network = parser.get_parsed_content("network_def").to(device).eval()
+        inferer = parser.get_parsed_content("inferer")
+        lowres = parser.get("network_input", "image") == "lowres"
+        sizes = [round(n / scale_factor) for n in shape] if lowres else list(shape)
+        volume = torch.rand(1, int(parser.get("network_def::in_channels", 1)), *sizes)
+        plan = inferer.plan(volume.shape, network)  # of one pass: a slice, where the network is a 2D one
+        passes = volume[0, 0].numel() / math.prod(plan.sizes)
+        flops = passes * convolution_flops(network, (*volume.shape[:2], *plan.sizes))
+        wished = (tuple(shape),) if lowres else ()
+        ways.append(
+            (" + ".join(Path(part).stem for part in bundle.split("+")), partial(inferer, volume, network, *wished), [])
+        )
+        columns.append((flops, plan.memory, plan.method))
+    for _ in range(repeats):
+        for _, way, seconds in ways:
+            seconds.append(timed(way, device)[1])
+    taken = [statistics.median(seconds) for _, _, seconds in ways]
+    width = max(len(name) for name, _, _ in ways) + 2
+    rows = [f"{'network':{width}}{'seconds':>9}{'ratio':>8}{'GFLOP':>9}{'GFLOP/s':>9}{'MiB':>7}  method"]
+    for (name, _, _), (flops, memory, method), median in zip(ways, columns, taken, strict=True):
+        rows.append(
+            f"{name:{width}}{median:9.2f}{median / taken[0]:8.2f}{flops / 1e9:9.1f}{flops / median / 1e9:9.0f}"
+            f"{memory / 2**20:7.0f}  {method}"
+        )
+    return [*rows, f"Medians of {repeats} interleaved runs; MiB: what the plan holds at most beside input and result."]
+
+
+def _machine(device: torch.device) -> str:
+    return f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, float32"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,7 +238,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--filters", type=int, default=64, help="filters per layer")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all")
     parser.add_argument("--memory-gib", type=float, default=2.0, help="working memory of ExactInferer")
-    parser.add_argument("--bundle", type=Path, help="run the network of this bundle instead")
+    parser.add_argument("--bundle", help="run the network of this bundle instead")
+    parser.add_argument(
+        "--bundles",
+        nargs="+",
+        metavar="BUNDLE[+OVERLAY.json]",
+        help="compare these bundles, each with files of overrides laid on top, on the way to a HR volume of SHAPE",
+    )
+    parser.add_argument("--scale-factor", "--scale_factor", type=float, default=2.0, help="of networks that upsample")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each of the bundles")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--acquisition-size", type=int, default=256, help="voxels per axis of the acquisition's cube")
     chosen = parser.parse_args(arguments)
@@ -179,11 +255,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(chosen.device)
     torch.backends.cudnn.allow_tf32 = False  # its rounding, 1e-3, would hide every other difference
     torch.manual_seed(0)
+    if chosen.bundles:
+        print(f"{_machine(device)}, HR volume of {tuple(chosen.shape)} voxels from LR at 1/{chosen.scale_factor:g}")
+        speed = ceiling(chosen.filters, device, torch.float32) / 1e9
+        print(f"ceiling: one convolution {chosen.filters} to {chosen.filters}: {speed:.0f} GFLOP/s")
+        for row in bundle_rows(
+            chosen.bundles, chosen.shape, chosen.scale_factor, device, chosen.memory_gib, chosen.repeats
+        ):
+            print(row)
+        return
     network = bundle_network(chosen.bundle) if chosen.bundle else ReCNN(3, 1, chosen.layers, chosen.filters)
     network = network.to(device).eval()
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {tuple(chosen.shape)} voxels, float32"
-    )
+    print(f"{_machine(device)}, {tuple(chosen.shape)} voxels")
     with torch.inference_mode():
         volume = torch.rand(1, 1, *chosen.shape, device=device)
         network(volume[..., :16, :16, :16])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +20,10 @@ def test_timed_takes_the_best_call() -> None:
 
 
 def test_convolution_flops() -> None:
-    network = nn.Sequential(nn.Conv3d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv3d(5, 1, 1))
-    assert benchmark.convolution_flops(network, 10) == 2 * 10 * (2 * 5 * 27 + 5)
+    network = nn.Sequential(nn.Conv3d(2, 5, 3, padding=1), nn.ReLU(), nn.ConvTranspose3d(5, 1, 4, stride=2, padding=1))
+    voxels = 3 * 4 * 5
+    assert benchmark.convolution_flops(network, (1, 2, 3, 4, 5)) == 2 * voxels * (2 * 5 * 27 + 5 * 64)
+    assert all(parameter.device.type == "cpu" for parameter in network.parameters())
 
 
 def test_convolution_share_is_a_share() -> None:
@@ -47,3 +51,39 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     acquired = re.search(r"largest difference (\S+) of the range", printed)
     assert acquired is not None
     assert float(acquired[1]) < 1e-4
+
+
+def bundle(folder: Path, target: str, inputs: dict[str, str], spatial_dims: int = 3) -> str:
+    network = {
+        "_target_": f"custom_components.networks.{target}",
+        "spatial_dims": spatial_dims,
+        "num_layers": 2,
+        "num_filters": 16,
+    }
+    inferer = {"_target_": "custom_components.inferers.ExactInferer", "progress": True, "memory_gib": "@memory_gib"}
+    config = {"memory_gib": 2, "network_def": network, "inferer": {**inferer, "spatial_dims": spatial_dims}, **inputs}
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_table_of_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interpolated = bundle(tmp_path / "on_hr_grid", "ReCNN", {})
+    upsampling = bundle(tmp_path / "on_lr_grid", "RRLSRN", {"network_input": "lowres"})
+    slices = bundle(tmp_path / "slices", "RRLSRN", {"network_input": "lowres"}, spatial_dims=2)
+    (tmp_path / "wide.json").write_text(json.dumps({"network_def::num_filters": 32}))
+    wide = f"{interpolated}+{tmp_path / 'wide.json'}"
+    threads = torch.get_num_threads()
+    options = "--shape 96 96 80 --scale_factor 2 --threads 1 --repeats 2"
+    try:
+        benchmark.main([*options.split(), "--bundles", interpolated, wide, upsampling, slices])
+    finally:
+        torch.set_num_threads(threads)
+    rows = [re.split(r" {2,}", row.strip()) for row in capsys.readouterr().out.splitlines()]
+    table = {row[0]: [float(cell) for cell in row[1:6]] for row in rows if len(row) == 7 and row[0] != "network"}
+    assert list(table) == ["on_hr_grid", "on_hr_grid + wide", "on_lr_grid", "slices"]
+    assert table["on_hr_grid"][1] == 1
+    lr, hr = 48 * 48 * 40, 96 * 96 * 80
+    layers, slices_layers = 27 * (16 + 16 * 16) + 16 * 64 + 64, 9 * (16 + 16 * 16) + 16 * 16 + 16
+    expected = [2 * hr * 27 * 2 * 16, 2 * hr * 27 * 2 * 32, 2 * lr * layers, 2 * lr * slices_layers]
+    assert [row[2] for row in table.values()] == pytest.approx([e / 1e9 for e in expected], abs=0.06)

@@ -111,7 +111,7 @@ class ExactInferer(Inferer):
             axis = sizes.index(1) if 1 in sizes else 2
         if not self.all_axes or min(sizes) == 1:
             return _resampled(self._compute(volume, network, axis), shape)
-        if shape is None and (made := _made(self.plan(volume.shape, network))) != sizes[:2]:
+        if shape is None and (made := self.plan(volume.shape, network).output_sizes) != sizes[:2]:
             raise ValueError(f"all_axes needs a shape for a network that makes {made} of {sizes[:2]} voxels, got None")
         mean = _resampled(self._compute(volume, network, 0), shape)
         mean.lerp_(_resampled(self._compute(volume, network, 1), shape), 1 / 2)
@@ -121,10 +121,12 @@ class ExactInferer(Inferer):
         """One pass per scan, or one per slice where the axis `across` them is given."""
         device, dtype = _placement(network, volume)
         low = self._low_precision(device)
-        plan = find_plan(_unwrapped(network), _shape_of_pass(volume.shape, across), device, dtype, low, self.memory_gib)
+        plan = find_plan(
+            _unwrapped(network), _shape_of_passes(volume.shape, across), device, dtype, low, self.memory_gib
+        )
         known, windows = plan.network, plan.windows
         logger.debug("%s: %d windows, axis %d, thickness %d", plan.method, len(windows), plan.axis, plan.thickness)
-        sizes = list(_made(plan))
+        sizes = list(plan.output_sizes)
         if across is not None:
             sizes.insert(across, volume.shape[across + 2])
         # Made outside of inference mode: callers may go on computing with it.
@@ -133,7 +135,9 @@ class ExactInferer(Inferer):
         total = len(volume) * (steps * len(windows) if across is None else volume.shape[across + 2])
         with self._bar(total) as advance, torch.inference_mode(), torch.autocast(device.type, enabled=False):
             within = advance if across is None else _ignore
-            for scan, result in zip(_passes(volume, across), _passes(output, across), strict=True):
+            for scan, result in zip(
+                _passes(volume, across, plan.batch), _passes(output, across, plan.batch), strict=True
+            ):
                 for window in windows:
                     if isinstance(known, Program):
                         known.run(scan, result, plan.axis, window, plan.thickness, dtype, low, device, within)
@@ -141,7 +145,7 @@ class ExactInferer(Inferer):
                         known.run(network, scan, result, window, dtype, low, device)
                         within(1)
                 if across is not None:
-                    advance(1)
+                    advance(len(scan))
         return output
 
     def plan(self, shape: Sequence[int], network: Callable[..., Any]) -> Plan:
@@ -150,8 +154,8 @@ class ExactInferer(Inferer):
         For a 2D network how a slice across the last axis of it.
         """
         device, dtype = _placement(network, torch.empty(0))
-        of_pass = _shape_of_pass(shape, 2 if self.spatial_dims == 2 and len(shape) == 5 else None)
-        return find_plan(_unwrapped(network), of_pass, device, dtype, self._low_precision(device), self.memory_gib)
+        of_passes = _shape_of_passes(shape, 2 if self.spatial_dims == 2 and len(shape) == 5 else None)
+        return find_plan(_unwrapped(network), of_passes, device, dtype, self._low_precision(device), self.memory_gib)
 
     def _low_precision(self, device: torch.device) -> torch.dtype | None:
         if self.amp_dtype is None and torch.is_autocast_enabled(device.type):
@@ -172,22 +176,17 @@ def _ignore(_: int) -> None:
     pass
 
 
-def _shape_of_pass(shape: Sequence[int], across: int | None) -> tuple[int, ...]:
-    """`(B, C, *spatial)` of what the network sees at a time."""
-    return tuple(n for axis, n in enumerate(shape) if across is None or axis != across + 2)
+def _shape_of_passes(shape: Sequence[int], across: int | None) -> tuple[int, ...]:
+    """`(B, C, *spatial)` of what the network can see at a time: a scan, or the slices of one."""
+    if across is None:
+        return (1, *shape[1:])
+    return (shape[across + 2], *(n for axis, n in enumerate(shape) if axis not in (0, across + 2)))
 
 
-def _passes(volume: Tensor, across: int | None) -> Iterator[Tensor]:
-    """Views of what the network sees at a time, each `(1, C, *spatial)`: scans, or their slices."""
+def _passes(volume: Tensor, across: int | None, batch: int) -> Iterator[Tensor]:
+    """Views of what the network sees at a time, each `(b, C, *spatial)`: scans, or up to `batch` slices of one."""
     for scan in torch.split(volume, 1):
-        yield from (scan,) if across is None else scan.unbind(across + 2)
-
-
-def _made(plan: Plan) -> tuple[int, ...]:
-    """Spatial shape of the output that belongs to the plan's input."""
-    if isinstance(plan.network, Program):
-        return plan.sizes
-    return tuple(n * f for n, f in zip(plan.sizes, plan.network.footprint.factor, strict=True))
+        yield from (scan,) if across is None else torch.split(scan[0].movedim(across + 1, 0), batch)
 
 
 def _resampled(output: Tensor, shape: Sequence[int] | None) -> Tensor:

@@ -9,7 +9,6 @@ from types import EllipsisType
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Extent = tuple[int, int]  # first voxel and one past the last, on the axis of the volume
@@ -17,9 +16,10 @@ Extent = tuple[int, int]  # first voxel and one past the last, on the axis of th
 
 @dataclass(frozen=True)
 class Node:
-    """One value of the network: a convolution, a pointwise function of several values, or (neither) the volume itself.
+    """One value of the network: a convolution, a function of several values, or (neither) the volume itself.
 
-    `inputs` are indices of earlier nodes, `reach` is half the span of the kernel per axis.
+    `inputs` are indices of earlier nodes, `reach` is half the span of the kernel per axis. A function works voxel by voxel, or
+    makes `scale` voxels per axis of each of its only input, of which it sees `reach` neighbours.
     """
 
     inputs: tuple[int, ...]
@@ -29,6 +29,8 @@ class Node:
     view: bool = False  # may share memory with its input
     relu: bool = False  # a function that is a ReLU; a convolution that applies one to its input
     channels: int = 0
+    scale: tuple[int, ...] = ()  # of a function that upsamples
+    operations: float = 0.0  # multiplications and additions per voxel of its input
 
 
 def cropped(tensor: Tensor, part: Sequence[slice]) -> Tensor:
@@ -40,21 +42,6 @@ def cropped(tensor: Tensor, part: Sequence[slice]) -> Tensor:
 def inside(outer: Sequence[Extent], inner: Sequence[Extent]) -> tuple[slice, ...]:
     """Place of one part of the volume within another."""
     return tuple(slice(b[0] - a[0], b[1] - a[0]) for a, b in zip(outer, inner, strict=True))
-
-
-class Scratch:
-    """One block of memory for the inputs of all convolutions in turn: pages that are touched once stay mapped."""
-
-    def __init__(self) -> None:
-        self.block: Tensor | None = None
-
-    def take(self, channels: int, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Memory for `(1, channels, *shape)`, channels last; what was taken before is overwritten."""
-        size = channels * int(torch.Size(shape).numel())
-        if self.block is None or self.block.numel() < size:
-            self.block = None  # freed before the larger one is made
-            self.block = torch.empty(size, dtype=dtype, device=device)
-        return self.block[:size].view(1, *shape, channels).movedim(-1, 1)
 
 
 class Source:
@@ -70,8 +57,8 @@ class Source:
         return part, not self.parts
 
 
-class Convolution:
-    """A convolution that continues where its last slices ended."""
+class Upsampling:
+    """A function that upsamples, run on a few slices with a halo of `reach`; at the border of the volume the slices end there."""
 
     def __init__(
         self,
@@ -81,75 +68,48 @@ class Convolution:
         want: Sequence[Extent],
         sizes: Sequence[int],
         thickness: int,
-        dtype: torch.dtype,
-        scratch: Scratch,
     ) -> None:
-        """`axes`: the streamed one, then the others; on these the input's and the result's extents, and the volume's sizes."""
-        conv = cast(nn.Conv3d, node.convolution)
-        memory_format = torch.channels_last if len(axes) == 2 else torch.channels_last_3d
-        order = [0, 1, *(a + 2 for a in axes)]
-        # The network's weights as they are now: a copy per run, never kept, so that further training is seen.
-        self.weight = conv.weight.detach().permute(order).to(dtype).contiguous(memory_format=memory_format)
-        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
-        self.function = F.conv2d if len(axes) == 2 else F.conv3d
-        self.groups, self.dilation = conv.groups, [conv.dilation[a] for a in axes]
+        """As `Convolution`; `have`, `sizes` and `thickness` are on the grid of the input."""
+        self.function = cast(Callable[[Tensor], Tensor], node.function)
+        self.scale, *scale = (node.scale[a] for a in axes)
         self.reach, *reach = (node.reach[a] for a in axes)
-        self.relu, self.channels, self.scratch = node.relu, conv.in_channels, scratch
         self.limit = max(thickness, self.reach)
-        need = [(max(lo - r, 0), min(hi + r, n)) for (lo, hi), r, n in zip(want, reach, sizes, strict=True)]
-        # Padding is that of the volume's border. Where only one side is at the border, the other side's is cut away
-        # below.
-        at_border = [lo - r < 0 or hi + r > n for (lo, hi), r, n in zip(want, reach, sizes, strict=True)]
-        self.padding = [0, *(r if b else 0 for r, b in zip(reach, at_border, strict=True))]
-        made = [e if b else (e[0] + r, e[1] - r) for e, r, b in zip(need, reach, at_border, strict=True)]
+        need = [
+            (max(lo // s - r, 0), min(-(-hi // s) + r, n))
+            for (lo, hi), s, r, n in zip(want, scale, reach, sizes, strict=True)
+        ]
+        made = [(lo * s, hi * s) for (lo, hi), s in zip(need, scale, strict=True)]
         self.crop_input, self.crop_output = inside(have, need), inside(made, want)
-        self.cross = [hi - lo for lo, hi in need]
-        self.tail: Tensor | None = None
-        self.held = self.reach  # slices kept from before; at first the zeros outside the volume
+        self.order = [0, 1, *(a + 2 for a in axes)]
+        self.back = [self.order.index(a) for a in range(len(self.order))]
+        self.kept: Tensor | None = None
+        self.before = 0  # of the kept slices, those that are only halo
         self.done = False
 
     def feed(self, inputs: list[Tensor | None], over: bool) -> tuple[Tensor | None, bool]:
-        """The slices of the result that the next ones of the input allow, and whether these are the last.
-
-        The list is emptied, so that the input is freed early; `over`: it has ended.
-        """
+        """As `Convolution.feed`."""
         value = inputs.pop()
         fresh = 0 if value is None else value.shape[2]
-        # The zeros behind the last slice wait for the next step if they would make this one thicker than planned.
-        closes = over and not self.done and (fresh + self.reach <= self.limit or fresh == 0)
-        closing = self.reach if closes else 0
-        self.done = self.done or closes
-        if fresh + closing == 0:
+        parts = [] if value is None else [cropped(value, self.crop_input)]
+        if self.kept is not None:
+            parts.insert(0, self.kept)
+        self.kept = value = None
+        # As there, what the end allows waits where it would make this step thicker than planned.
+        self.done = self.done or (over and (fresh + self.reach <= self.limit or fresh == 0))
+        if not parts:
             return None, self.done
-        total = self.held + fresh + closing
-        block = self.scratch.take(self.channels, [total, *self.cross], self.weight.device, self.weight.dtype)
-        before, part, behind = torch.split(block, [self.held, fresh, closing], dim=2)
-        if self.tail is None:
-            before.zero_()
-        else:
-            before.copy_(self.tail)
-        if value is not None:
-            value = cropped(value, self.crop_input)
-            if self.relu:
-                torch.clamp_min(value, 0, out=part)
-            else:
-                part.copy_(value)
-        del value
-        behind.zero_()
-        self.held = min(total, 2 * self.reach)
-        self._keep(block[:, :, total - self.held :])
-        if total <= 2 * self.reach:
+        block = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        parts.clear()
+        before, ready = self.before, max(block.shape[2] - (0 if self.done else self.reach), 0)
+        first = max(ready - self.reach, 0)
+        if not self.done and first < block.shape[2]:
+            self.kept, self.before = block[:, :, first:].clone(), ready - first
+        if ready <= before:
             return None, self.done
-        result = self.function(block, self.weight, self.bias, 1, self.padding, self.dilation, self.groups)
-        return cropped(result, self.crop_output), self.done
-
-    def _keep(self, slices: Tensor) -> None:
-        if self.done or self.held == 0:
-            self.tail = None
-        elif self.tail is not None and self.tail.shape == slices.shape:
-            self.tail.copy_(slices)
-        else:
-            self.tail = slices.clone()
+        result = self.function(block.permute(self.back)).permute(self.order)
+        part = cropped(result[:, :, before * self.scale : ready * self.scale], self.crop_output)
+        # A view would hold the halo's memory, and may have to wait for other values.
+        return (part.clone() if part.numel() < result.numel() else part), self.done
 
 
 class Pointwise:

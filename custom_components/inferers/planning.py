@@ -34,7 +34,8 @@ class Plan:
     The volume is cut into `splits` windows per axis. A `network` that is known as a program is streamed: a window spans
     `axis` whole and is computed `thickness` slices at a time; on tiles a window is one call of an opaque network.
     `memory`: bytes that are held at most beside network, input and output. `work`: operations, relative to one pass
-    over the whole volume; `cost`: the same, calls included.
+    over the whole volume; `cost`: the same, calls included. `batch`: items, such as the slices that a 2D network gets, that are
+    computed together at most.
     """
 
     network: Program | Opaque = field(repr=False)
@@ -45,11 +46,17 @@ class Plan:
     cost: float
     axis: int = 0
     thickness: int = 0
+    batch: int = 1
 
     @property
     def method(self) -> Literal["stream", "tiles"]:
         """What is done with a window."""
         return "stream" if isinstance(self.network, Program) else "tiles"
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """Voxels of the result per axis."""
+        return tuple(n * f for n, f in zip(self.sizes, self.network.factor, strict=True))
 
     @property
     def windows(self) -> tuple[tuple[Extent, ...], ...]:
@@ -69,7 +76,7 @@ def find_plan(
 
     Args:
         network: is streamed where it can be, else run on tiles.
-        shape: `(B, C, *spatial)` of the input.
+        shape: `(B, C, *spatial)` of the input; B items may be computed together.
         device: where the network runs.
         dtype: of its values.
         low_precision: of its convolutions, where that differs.
@@ -85,7 +92,9 @@ def find_plan(
         try:
             program = trace(network, len(sizes), shape[1])
             step_bytes = _STEP_BYTES.get(device.type, _STEP_BYTES["cpu"])
-            plans = list(_streams(program, sizes, dtype.itemsize, (low_precision or dtype).itemsize, step_bytes))
+            plans = list(
+                _streams(program, shape[0], sizes, dtype.itemsize, (low_precision or dtype).itemsize, step_bytes)
+            )
         except NotStreamableError as error:
             logger.debug("tiles with halos, since the network cannot be streamed: %s", error)
             plans = list(_tilings(measure(network, len(sizes), shape[1], device, dtype), sizes))
@@ -105,13 +114,11 @@ def _splits(size: int) -> list[int]:
 
 
 def _streams(
-    program: Program, sizes: tuple[int, ...], itemsize: int, conv_itemsize: int, step_bytes: int
+    program: Program, count: int, sizes: tuple[int, ...], itemsize: int, conv_itemsize: int, step_bytes: int
 ) -> Iterator[Plan]:
     """Ways to stream a volume, over all axes and cross-section windows."""
     nodes = range(len(program.nodes))
-    flops = [0.0 if node.convolution is None else 2.0 * node.convolution.weight.numel() for node in program.nodes]
-    whole = sum(flops) * math.prod(sizes) or 1.0
-    widest = max(node.channels for node in program.nodes)
+    whole = program.operations(sizes) or 1.0
     # Voxels per node that all windows of an axis make, and that the largest makes.
     made: list[dict[int, tuple[list[int], list[int]]]] = []
     for axis, size in enumerate(sizes):
@@ -125,43 +132,74 @@ def _streams(
         for splits in itertools.product(*([1] if a == axis else made[a] for a in range(len(sizes)))):
             others = [made[a][k] for a, k in enumerate(splits) if a != axis]
             areas = [math.prod(largest[i] for _, largest in others) for i in nodes]
-            work = (
-                sum(flops[i] * math.prod(total[i] for total, _ in others) for i in nodes if flops[i]) * length / whole
-            )
-            thickness = min(max(1, step_bytes // (max(areas) * widest * itemsize)), length)
-            for thick in sorted({1, -(-thickness // 4), thickness}):
-                calls = math.prod(splits) * -(-length // thick) * len(nodes)
-                memory = memory_model.bytes(areas, thick)
-                yield Plan(program, sizes, splits, memory, work, work + _CALL * calls / whole, axis, thick)
+            totals = [math.prod(total[i] for total, _ in others) for i in nodes]
+            slices = max(1, step_bytes // memory_model.slice_bytes(areas))
+            thickness, together = min(slices, length), max(1, min(slices // length, count))
+            for thick, batch in sorted({(1, 1), (-(-thickness // 4), 1), (thickness, 1), (thickness, together)}):
+                parts = -(-length // thick)
+                work = _operations(program, axis, length, totals, parts) / whole
+                cost = work + _CALL * math.prod(splits) * parts * len(nodes) / (whole * batch)
+                memory = memory_model.bytes(areas, thick, batch)
+                yield Plan(program, sizes, splits, memory, work, cost, axis, thick, batch)
+
+
+def _operations(program: Program, axis: int, length: int, totals: Sequence[int], steps: int) -> float:
+    """Operations of all windows; `totals`: voxels that each node has in a slice of them."""
+    result = 0.0
+    for i, node in enumerate(program.nodes):
+        if node.operations:
+            at = node.inputs[0] if node.scale else i
+            repeated = 2 * node.reach[axis] * (steps - 1) if node.scale else 0  # each step has a halo of its own
+            result += node.operations * totals[at] * (length * program.factors[at][axis] + repeated)
+    return result
 
 
 class _MemoryModel:
     """Bytes held at most: the last slices of convolutions, weights, waiting slices, the scratch block, live values."""
 
     def __init__(self, program: Program, axis: int, itemsize: int, conv_itemsize: int) -> None:
-        self.weights = conv_itemsize * sum(n.convolution.weight.numel() for n in program.nodes if n.convolution)
-        self.reach = max(node.reach[axis] for node in program.nodes)
+        nodes, lags = program.nodes, program.lags
+        self.weights = conv_itemsize * sum(n.convolution.weight.numel() for n in nodes if n.convolution)
+        self.factors = [factor[axis] for factor in program.factors]
+        self.reach = max(-(-n.reach[axis] // self.factors[j]) for n in nodes for j in (n.inputs or (0,)))
         self.tails: list[tuple[int, int, int]] = []  # node, slices, bytes per voxel
+        self.blocks: list[tuple[int, int, int]] = []
         self.queues: list[tuple[int, int, int]] = []
-        for i, node in enumerate(program.nodes):
+        self.made: dict[int, tuple[int, int, int]] = {}
+        for i, node in enumerate(nodes):
             for j in node.inputs:
-                channels, lag = program.nodes[j].channels, program.lags[i][axis] - program.lags[j][axis]
+                slices, lag = 2 * node.reach[axis], lags[i][axis] - lags[j][axis]
                 if node.convolution is not None:
-                    self.tails.append((j, 2 * node.reach[axis], channels * conv_itemsize))
+                    self.tails.append((j, slices, nodes[j].channels * conv_itemsize))
+                    self.blocks.append(self.tails[-1])
+                elif node.scale:  # its input with the halo, and what is made of it before the halo is cut away
+                    self.tails.append((j, slices, nodes[j].channels * itemsize))
+                    size = nodes[j].channels + math.prod(node.scale) * node.channels
+                    if node.operations:  # a transposed convolution copies its input and makes a column of each voxel
+                        size += nodes[j].channels + round(node.operations / (2 * nodes[j].channels))
+                    self.made[i] = (j, slices, size * itemsize)
                 elif lag > 0:
-                    self.queues.append((j, lag, channels * itemsize))
-        alive = [tuple(j for j in range(i + 1) if program.last_use[j] >= i) for i in range(len(program.nodes))]
-        self.alive = set(alive)
-        self.voxel = [node.channels * itemsize for node in program.nodes]
+                    self.queues.append((j, lag, nodes[j].channels * itemsize))
+        alive = [tuple(j for j in range(i + 1) if program.last_use[j] >= i) for i in range(len(nodes))]
+        self.alive = {(held, i if i in self.made else -1) for i, held in enumerate(alive)}
+        self.voxel = [node.channels * itemsize for node in nodes]
 
-    def bytes(self, areas: Sequence[int], thickness: int) -> int:
-        """Bytes for the largest cross-section of each node in voxels, and slices per step."""
-        thick = max(thickness, self.reach)
+    def slice_bytes(self, areas: Sequence[int]) -> int:
+        """Bytes that the largest value has per slice of the input."""
+        return max(a * size * f for a, size, f in zip(areas, self.voxel, self.factors, strict=True))
+
+    def bytes(self, areas: Sequence[int], thickness: int, batch: int) -> int:
+        """Bytes for the largest cross-section of each node in voxels, slices of the input per step, and items."""
+        thick = [max(thickness, self.reach) * f for f in self.factors]
         tails = sum(slices * areas[j] * size for j, slices, size in self.tails)
-        queues = sum((slices + thick) * areas[j] * size for j, slices, size in self.queues)
-        block = max(((slices + thick) * areas[j] * size for j, slices, size in self.tails), default=0)
-        live = max(thick * sum(areas[j] * self.voxel[j] for j in alive) for alive in self.alive)
-        return self.weights + tails + queues + block + live
+        queues = sum((slices + thick[j]) * areas[j] * size for j, slices, size in self.queues)
+        block = max(((slices + thick[j]) * areas[j] * size for j, slices, size in self.blocks), default=0)
+        live = 0
+        for held, i in self.alive:
+            j, slices, size = self.made.get(i, (0, 0, 0))
+            now = sum(thick[k] * areas[k] * self.voxel[k] for k in held)
+            live = max(live, now + (slices + thick[j]) * areas[j] * size)
+        return self.weights + batch * (tails + queues + block + live)
 
 
 def _tilings(network: Opaque, sizes: tuple[int, ...]) -> Iterator[Plan]:

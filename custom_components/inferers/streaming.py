@@ -3,45 +3,57 @@
 A network of stacked convolutions has a receptive field that grows with its depth, so tiles with a halo compute many
 voxels several times. Along one axis this is avoided when each convolution keeps the last `span - 1` slices of its
 input: the next slices then continue where the last ones ended. `trace.trace` reads a network into a `Program`;
-`Program.run` streams a volume through it.
+`Program.run` streams a volume through it. Where the network upsamples, a slice of the volume gives several.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .nodes import Convolution, Extent, Node, Pointwise, Scratch, Source, cropped, inside
+from .convolution import Convolution, Scratch
+from .nodes import Extent, Node, Pointwise, Source, Upsampling, cropped, inside
+
+State = Source | Convolution | Upsampling | Pointwise
 
 
 @dataclass(frozen=True)
 class Program:
     """The graph of a network as nodes in the order of computation; the last one is the output.
 
-    `margins[i][axis]`: voxels of node i that the output needs beyond a window; `lags[i][axis]`: slices that node i is
-    behind the input; `last_use[i]`: the last node that reads node i.
+    `factors[i][axis]`: voxels of node i per voxel of the input; `margins[i][axis]`: those that the output needs beyond a window;
+    `lags[i][axis]`: slices that node i is behind the input, on its own grid; `last_use[i]`: the last node that reads node i.
     """
 
     nodes: tuple[Node, ...]
+    factors: tuple[tuple[int, ...], ...] = field(init=False)
     margins: tuple[tuple[int, ...], ...] = field(init=False)
     lags: tuple[tuple[int, ...], ...] = field(init=False)
     last_use: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         axes = range(len(self.nodes[0].reach))
+        factors: list[tuple[int, ...]] = []
         lags: list[tuple[int, ...]] = []
         margins = [tuple(0 for _ in axes) for _ in self.nodes]
         last_use = list(range(len(self.nodes)))
-        for i, node in enumerate(self.nodes):
-            lags.append(tuple(max((lags[j][a] for j in node.inputs), default=0) + node.reach[a] for a in axes))
+        scales = [node.scale or tuple(1 for _ in axes) for node in self.nodes]
+        for i, (node, scale) in enumerate(zip(self.nodes, scales, strict=True)):
+            before = factors[node.inputs[0]] if node.inputs else scale
+            factors.append(tuple(f * s for f, s in zip(before, scale, strict=True)))
+            waited = [max((lags[j][a] for j in node.inputs), default=0) for a in axes]
+            lags.append(tuple(s * (w + r) for s, w, r in zip(scale, waited, node.reach, strict=True)))
             for j in node.inputs:
                 last_use[j] = i
-        for i, node in reversed(list(enumerate(self.nodes))):
+        for i, (node, scale) in reversed(list(enumerate(zip(self.nodes, scales, strict=True)))):
+            needed = [-(-m // s) + r for m, s, r in zip(margins[i], scale, node.reach, strict=True)]
             for j in node.inputs:
-                margins[j] = tuple(max(margins[j][a], margins[i][a] + node.reach[a]) for a in axes)
+                margins[j] = tuple(max(m, n) for m, n in zip(margins[j], needed, strict=True))
+        object.__setattr__(self, "factors", tuple(factors))
         object.__setattr__(self, "lags", tuple(lags))
         object.__setattr__(self, "margins", tuple(margins))
         object.__setattr__(self, "last_use", tuple(last_use))
@@ -51,10 +63,21 @@ class Program:
         """Channels of the output."""
         return self.nodes[-1].channels
 
+    @property
+    def factor(self) -> tuple[int, ...]:
+        """Voxels of the output per voxel of the input, per axis."""
+        return self.factors[-1]
+
+    def operations(self, sizes: Sequence[int]) -> float:
+        """Multiplications and additions of convolutions in one pass over a volume of `sizes` voxels."""
+        grids = [self.factors[node.inputs[0] if node.scale else i] for i, node in enumerate(self.nodes)]
+        per_voxel = sum(n.operations * math.prod(grid) for n, grid in zip(self.nodes, grids, strict=True))
+        return per_voxel * math.prod(sizes)
+
     def extent(self, index: int, axis: int, window: Extent, size: int) -> Extent:
-        """Part of an axis of `size` voxels on which node `index` is computed for a window of the output."""
-        margin = self.margins[index][axis]
-        return max(window[0] - margin, 0), min(window[1] + margin, size)
+        """Part of its axis on which node `index` is computed; `window` and `size` are on the axis of the input."""
+        margin, factor = self.margins[index][axis], self.factors[index][axis]
+        return max(window[0] * factor - margin, 0), min(window[1] * factor + margin, size * factor)
 
     def run(
         self,
@@ -71,46 +94,52 @@ class Program:
         """Compute `output` inside a window that spans the whole of the streamed axis.
 
         Args:
-            volume: input `(1, C, *spatial)`.
-            output: `(1, C', *spatial)`, written inside the window.
+            volume: input `(B, C, *spatial)`.
+            output: `(B, C', *(factor * spatial))`, written inside the window.
             axis: spatial axis along which the volume is streamed.
-            window: extent per spatial axis; that of `axis` is the whole axis.
-            thickness: slices per step, at least 1.
+            window: extent per spatial axis, on the input's grid; that of `axis` is the whole axis.
+            thickness: slices of the input per step, at least 1.
             dtype: of the values, as the network's parameters.
             low_precision: of the convolutions, where it differs.
             device: of the network; slices are brought to it.
-            advance: called with the number of slices after each write.
+            advance: called after each write with the number of slices of the volume that are done.
         """
         axes = [axis, *(a for a in range(volume.ndim - 2) if a != axis)]
         order = [0, 1, *(a + 2 for a in axes)]
         volume, output = volume.permute(order), output.permute(order)
-        length, *sizes = volume.shape[2:]
+        sizes = volume.shape[3:]
         extents = [
             [self.extent(i, a, window[a], n) for a, n in zip(axes[1:], sizes, strict=True)]
             for i in range(len(self.nodes))
         ]
-        scratch = Scratch()
-        states: list[Source | Convolution | Pointwise] = []
+        scratch = Scratch(len(volume))
+        states: list[State] = []
         for node, want in zip(self.nodes, extents, strict=True):
             have = [extents[j] for j in node.inputs]
+            grid = self.factors[node.inputs[0] if node.inputs else 0]  # that of its input
+            thick, *full = (n * grid[a] for n, a in zip((thickness, *sizes), axes, strict=True))
             if node.convolution is not None:
                 precision = low_precision or dtype
-                states.append(Convolution(node, axes, have[0], want, sizes, thickness, precision, scratch))
+                states.append(Convolution(node, axes, have[0], want, full, thick, precision, scratch))
+            elif node.scale:
+                states.append(Upsampling(node, axes, have[0], want, full, thick))
             elif node.function is not None:
                 states.append(Pointwise(node.function, [inside(outer, want) for outer in have]))
             else:
                 states.append(Source(cropped(volume, [slice(*e) for e in want]), thickness, device, dtype))
         target = cropped(output, [slice(*e) for e in extents[-1]])
         written = 0
-        while written < length:  # once the input has ended, each step lets at least one more convolution finish
+        while (
+            written < target.shape[2]
+        ):  # once the input has ended, each step lets at least one more convolution finish
             result = self._step(states)
             if result is not None:
-                target[:, :, written : written + result.shape[2]] = result.to(output.device)
-                written += result.shape[2]
+                before, written = written, written + result.shape[2]
+                target[:, :, before:written] = result.to(output.device)
                 if advance is not None:
-                    advance(result.shape[2])
+                    advance(written // self.factor[axis] - before // self.factor[axis])
 
-    def _step(self, states: Sequence[Source | Convolution | Pointwise]) -> Tensor | None:
+    def _step(self, states: Sequence[State]) -> Tensor | None:
         """Read a few slices and pass them on as far as they go: the next slices of the output, if there are any."""
         values: list[Tensor | None] = []
         ended: list[bool] = []

@@ -27,6 +27,11 @@ class Opaque:
     channels: int  # of its output
     voxel_bytes: float  # at most held while a tile is computed, per voxel of the tile
 
+    @property
+    def factor(self) -> tuple[int, ...]:
+        """Voxels of the output per voxel of the input, per axis."""
+        return self.footprint.factor
+
     def run(
         self,
         network: Callable[..., Any],

@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 
 from .nodes import Node
 from .streaming import Program
+from .symbolic import symbolic_graph
+from .upsampling import edge_padded, upsampling
 
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -39,10 +41,10 @@ def trace(network: Callable[..., Any], spatial_dims: int, in_channels: int) -> P
     """Read a network into a `Program`, and hold the program against the network on a few voxels.
 
     Streamed are: convolutions of stride 1 with zero padding that keep the size, pointwise modules and functions,
-    arithmetic with numbers or between values, concatenation and selection of channels.
+    arithmetic with numbers or between values, concatenation and selection of channels, and what `upsampling` knows.
 
     Args:
-        network: maps `(B, C, *spatial)` to `(B, C', *spatial)`.
+        network: maps `(B, C, *spatial)` to `(B, C', *(factor * spatial))`.
         spatial_dims: 2 or 3.
         in_channels: C.
 
@@ -58,16 +60,18 @@ def trace(network: Callable[..., Any], spatial_dims: int, in_channels: int) -> P
             raise NotStreamableError(f"{name or 'the network'} is a ScriptModule")
         if module._forward_hooks or module._forward_pre_hooks:
             raise NotStreamableError(f"{name or 'the network'} has forward hooks")
+        if module.training and isinstance(module, (*_BATCH_NORMS, *_DROPOUTS)):
+            raise NotStreamableError(f"{name} ({type(module).__name__}) is in training mode")
     if type(network).__module__.startswith("torch.nn."):
         network = nn.Sequential(network)  # else torch.fx would look into the layer
+    parameter = next(network.parameters(), None)
+    like = parameter if parameter is not None else torch.empty(0)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(1, in_channels, *(5, 4, 3)[:spatial_dims], generator=generator).to(like)
     try:
-        graph = fx.symbolic_trace(network).graph
+        graph = symbolic_graph(network, probe)
     except Exception as error:  # whatever a stranger's forward raises when it meets a symbolic value
         raise NotStreamableError(f"torch.fx cannot trace it: {error}") from error
-    graph.eliminate_dead_code()
-    for item in list(graph.nodes):
-        if item.op == "placeholder" and item.args and not item.users:  # an optional argument, such as a wished shape
-            graph.erase_node(item)
     nodes: list[Node] = []
     indices: dict[fx.Node, int] = {}
     constants: dict[fx.Node, Tensor] = {}
@@ -79,12 +83,12 @@ def trace(network: Callable[..., Any], spatial_dims: int, in_channels: int) -> P
             if item.args[0] not in indices:
                 raise NotStreamableError("its output is not one tensor")
             output = indices[item.args[0]]
-        else:
+        elif not edge_padded(item):  # which belongs to its reader
             indices[item] = len(nodes)
             nodes.append(_node(item, network, spatial_dims, nodes, indices, constants))
     if sum(not node.inputs for node in nodes) != 1 or output != len(nodes) - 1:
         raise NotStreamableError("it must have one input and end with its output")
-    return Program(tuple(_fused(_verified(network, nodes, spatial_dims, in_channels))))
+    return Program(tuple(_fused(_verified(network, nodes, probe))))
 
 
 def _constant(network: nn.Module, target: str, spatial_dims: int) -> Tensor:
@@ -108,12 +112,18 @@ def _node(
     reach = (0,) * spatial_dims
     if item.op == "placeholder":
         return Node((), reach)
+    found = upsampling(item, network, spatial_dims)
+    if found is not None and found[0] in indices:
+        return replace(found[1], inputs=(indices[found[0]],))
     streams = [n for n in item.all_input_nodes if n in indices]
+    if any(n not in indices and n not in constants for n in item.all_input_nodes):
+        raise NotStreamableError(f"{item.name} reads a padded value")
     inputs = tuple(indices[n] for n in streams)
     does = _operation(item, network, spatial_dims)
     function, parameters = does.function, does.parameters
     if isinstance(function, (nn.Conv2d, nn.Conv3d)):
-        return Node(inputs, _reach(item.name, function), convolution=function)
+        operations = 2.0 * function.weight.numel()
+        return Node(inputs, _reach(item.name, function), convolution=function, operations=operations)
     alone = len(inputs) == 1 and len(streams[0].users) == 1
     may_change = alone and bool(nodes[inputs[0]].inputs) and not nodes[inputs[0]].view
     if does.inplace and not may_change:
@@ -165,8 +175,6 @@ def _module(name: str, module: nn.Module, convolution: type[nn.Module]) -> _Oper
         return _Operation(module)
     if not isinstance(module, _POINTWISE_MODULES):
         raise NotStreamableError(f"{name} is a {type(module).__name__}")
-    if module.training and isinstance(module, (*_BATCH_NORMS, *_DROPOUTS)):
-        raise NotStreamableError(f"{name} ({type(module).__name__}) is in training mode")
     if isinstance(module, _BATCH_NORMS) and module.running_mean is None:
         raise NotStreamableError(f"{name} has no running statistics")
     inplace, view = bool(getattr(module, "inplace", False)), isinstance(module, _VIEW_MODULES)
@@ -188,11 +196,8 @@ def _reach(name: str, conv: nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
     return tuple(s // 2 for s in spans)
 
 
-def _verified(network: nn.Module, nodes: list[Node], spatial_dims: int, in_channels: int) -> list[Node]:
-    """Hold the nodes against the network, and add the channels of each."""
-    parameter = next(network.parameters(), None)
-    like = parameter if parameter is not None else torch.empty(0)
-    probe = torch.rand(1, in_channels, *(5, 4, 3)[:spatial_dims], generator=torch.Generator().manual_seed(0)).to(like)
+def _verified(network: nn.Module, nodes: list[Node], probe: Tensor) -> list[Node]:
+    """Hold the nodes against the network on a small volume, and add the channels of each."""
     values: list[Tensor] = []
     try:
         expected = network(probe.clone())
@@ -201,8 +206,13 @@ def _verified(network: nn.Module, nodes: list[Node], spatial_dims: int, in_chann
             values.append(probe if function is None else function(*(values[i].clone() for i in node.inputs)))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise NotStreamableError(f"it does not run on a small volume: {error}") from error
-    if any(v.ndim != probe.ndim or v.shape[0] != 1 or v.shape[2:] != probe.shape[2:] for v in values):
-        raise NotStreamableError("a value within it has another size than the volume")
+    sizes = [
+        tuple(n * f for n, f in zip(probe.shape[2:], factor, strict=True)) for factor in Program(tuple(nodes)).factors
+    ]
+    if any(tuple(v.shape) != (1, v.shape[1], *size) for v, size in zip(values, sizes, strict=True)):
+        raise NotStreamableError("a value within it has another size than expected from the volume's")
+    if any(sizes[j] != sizes[node.inputs[0]] for node in nodes for j in node.inputs):
+        raise NotStreamableError("it puts values of different sizes together")
     scale = float(expected.abs().max()) or 1.0
     if expected.shape != values[-1].shape or float((expected - values[-1]).abs().max()) > 1e-4 * scale:
         raise NotStreamableError("its graph does not compute what it computes")

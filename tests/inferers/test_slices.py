@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from custom_components.inferers import ExactInferer
 from custom_components.inferers.planning import GIB
+from custom_components.inferers.planning import GIB
 from custom_components.inferers.tiling import LiveBytes
 from custom_components.networks import EDSR, RRLSRN, ReCNN
 
@@ -151,24 +152,34 @@ def test_several_channels_out() -> None:
 @pytest.mark.parametrize("axis", [0, 2])  # where a slice is contiguous in memory, and where not
 def test_memory_is_bounded_whatever_the_number_of_slices(axis: int, upsampling: bool) -> None:
     network = EDSR(2, num_blocks=1, num_filters=16).eval() if upsampling else hr_grid()
-    beside = []
+    budget = 3 * ExactInferer().plan((1, 1, 32, 32), network).memory / GIB
     for count in (10, 60):
         volume = torch.rand(2, 1, *(count if a == axis else 32 for a in range(3)))
-        inferer = slices()
+        inferer = slices(memory_gib=budget)
         plan = inferer.plan((1, 1, 32, 32, count), network)
         with LiveBytes() as live:
             result = inferer(across(volume, axis), network)
         parameters = sum(p.nbytes for p in network.parameters())
-        beside.append(live.peak - result.nbytes - volume.nbytes)
-        assert beside[-1] <= plan.memory + parameters + 2**16
-    assert beside[1] <= beside[0] + 2**14
+        beside = live.peak - result.nbytes - volume.nbytes
+        assert beside <= plan.memory + parameters + 2**16
+        assert plan.memory <= budget * GIB < slices().plan((1, 1, 32, 32, 60), network).memory
 
 
-def test_a_plan_is_that_of_a_slice() -> None:
+def test_a_plan_is_that_of_slices_as_many_as_fit() -> None:
     network = hr_grid()
-    plan, of_slice = slices().plan((1, 1, 40, 50, 60), network), ExactInferer().plan((1, 1, 40, 50), network)
-    assert plan.sizes == (40, 50)
-    assert (plan.memory, plan.windows) == (of_slice.memory, of_slice.windows)
+    of_slice = ExactInferer().plan((1, 1, 40, 50), network)
+    plan = slices().plan((1, 1, 40, 50, 60), network)
+    assert plan.sizes == (40, 50) and plan.windows == of_slice.windows and plan.batch == 60
+    tight = slices(memory_gib=1.01 * of_slice.memory / GIB).plan((1, 1, 40, 50, 60), network)
+    assert (tight.memory, tight.windows, tight.batch) == (of_slice.memory, of_slice.windows, 1)
+
+
+def test_slices_at_once_are_the_voxels_of_slices_one_by_one() -> None:
+    for network in (hr_grid(), lr_grid()):
+        volume = across(torch.rand(1, 1, 20, 24, 9), 2)
+        alone = slices(memory_gib=1.01 * ExactInferer().plan((1, 1, 20, 24), network).memory / GIB)
+        assert alone.plan(volume.shape, network).batch == 1 < slices().plan(volume.shape, network).batch
+        torch.testing.assert_close(slices()(volume, network), alone(volume, network), atol=1e-5, rtol=0)
 
 
 def test_result_is_plain_and_usable_in_autograd() -> None:
@@ -261,7 +272,8 @@ class TestAllAxes:
 
     def test_two_results_are_in_memory(self) -> None:
         network, volume = hr_grid(), torch.rand(1, 1, 40, 40, 40)
-        inferer = slices(all_axes=True)
+        of_slice = ExactInferer().plan((1, 1, 40, 40), network).memory
+        inferer = slices(all_axes=True, memory_gib=1.01 * of_slice / GIB)
         with LiveBytes() as live:
             result = inferer(volume, network)
         plan = inferer.plan(volume.shape, network)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from monai.networks.blocks import SubpixelUpsample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from custom_components.inferers.planning import find_plan
+from custom_components.inferers.receptive_field import footprint
+from custom_components.inferers.streaming import Program
+from custom_components.inferers.tiling import LiveBytes
 from custom_components.inferers.trace import NotStreamableError, trace
+from custom_components.networks import EDSR, RRLSRN
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +94,8 @@ def random_network(name: str) -> nn.Module:
 
 def streamed(network: nn.Module, volume: Tensor, axis: int, splits: tuple[int, ...], thickness: int) -> Tensor:
     program = trace(network, volume.ndim - 2, volume.shape[1])
-    output = torch.full((1, program.nodes[-1].channels, *volume.shape[2:]), torch.nan, dtype=volume.dtype)
+    sizes = [n * f for n, f in zip(volume.shape[2:], program.factor, strict=True)]
+    output = torch.full((1, program.channels, *sizes), torch.nan, dtype=volume.dtype)
     cuts = [[(i * n // k, (i + 1) * n // k) for i in range(k)] for n, k in zip(volume.shape[2:], splits, strict=True)]
     for first in cuts[0]:
         for second in cuts[1]:
@@ -154,6 +163,168 @@ def test_steps_stay_thin_at_both_ends() -> None:
     assert sum(seen) == 8 * 21  # each slice of each layer once
 
 
+def transposed(padding: int | tuple[int, ...], **options: int | tuple[int, ...]) -> nn.ConvTranspose3d:
+    return nn.ConvTranspose3d(2, 2, **{"kernel_size": 4, "stride": 2, "padding": padding, **options})
+
+
+def with_edges(layer: nn.Module, *edges: int) -> nn.Module:
+    return Wrapped(lambda x, m, s: m[0](F.pad(x, edges, mode="replicate")), layer)
+
+
+def linear_twice(x: Tensor, m: nn.ModuleList, scale: Tensor) -> Tensor:
+    return F.interpolate(
+        m[0](F.interpolate(x, scale_factor=(1, 2, 3), mode="trilinear")), scale_factor=2.0, mode="trilinear"
+    )
+
+
+# Alone, so that the reach can be held against the receptive field, and within a network.
+UPSAMPLING: dict[str, Callable[[], nn.Module]] = {
+    "kernel 4": lambda: transposed(1),
+    "kernel as stride": lambda: transposed(0, kernel_size=3, stride=3, bias=False),
+    "kernel per axis": lambda: transposed((0, 2, 1), kernel_size=(2, 6, 3), stride=(2, 2, 1)),
+    "kernel 5 by 3": lambda: transposed(1, kernel_size=5, stride=3),
+    "one sided": lambda: transposed(0, kernel_size=1, output_padding=1),
+    "dilated": lambda: transposed(2, kernel_size=3, dilation=2, output_padding=1),
+    "groups": lambda: transposed(1, groups=2),
+    "continued by its edge": lambda: with_edges(transposed(3), 1, 1, 1, 1, 1, 1),
+    "continued per side": lambda: with_edges(transposed((1, 4, 2)), 1, 0, 1, 2, 0, 0),
+    "pixel shuffle": lambda: SubpixelUpsample(3, 2, 2, scale_factor=2, apply_pad_pool=False),
+    "interpolation": lambda: Wrapped(lambda x, m, s: F.interpolate(x, scale_factor=3, mode="trilinear")),
+}
+
+
+@pytest.mark.parametrize(
+    "make", [*UPSAMPLING.values(), lambda: Wrapped(linear_twice, c3(2, 2))], ids=[*UPSAMPLING, "twice"]
+)
+def test_upsampling_equals_whole_pass(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    alone = make()
+    network = Wrapped(lambda x, m, s: m[2](torch.relu(m[1](m[0](x)))), c3(2, 2), alone, c3(2, 2)).double()
+    for shape in ((6, 5, 7), (1, 3, 2)):
+        volume = torch.rand(1, 2, *shape, dtype=torch.float64)
+        with torch.inference_mode():
+            expected = network(volume)
+            for axis, splits in enumerate([(1, 2, 2), (1, 1, 2), (1, 3, 1)]):
+                for thickness in (1, 3, 99):
+                    result = streamed(network, volume, axis, splits, thickness)
+                    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_reach_and_factor_are_those_of_the_receptive_field(name: str) -> None:
+    network = UPSAMPLING[name]()
+    seen = footprint(network, 3, 2)
+    with torch.inference_mode():
+        program = trace(network, 3, 2)
+    assert program.factor == seen.factor
+    assert tuple(-(-lag // f) for lag, f in zip(program.lags[-1], program.factor, strict=True)) == seen.halo
+
+
+SUPER_RESOLUTION: dict[str, Callable[[int], nn.Module]] = {
+    **{f"RRLSRN x{f}": lambda d, f=f: RRLSRN(d, 1, 3, 4, scale_factor=f) for f in (2, 4, 8)},
+    "RRLSRN of two channels": lambda d: RRLSRN(d, 2, 2, 4, scale_factor=4),
+    "RRLSRN of own weights": lambda d: RRLSRN(d, 1, 2, 4, scale_factor=4, share_weights=False),
+    **{f"EDSR x{f}": lambda d, f=f: EDSR(d, 1, 1, 4, scale_factor=f, residual=True) for f in (1, 2, 3, 4)},
+    "EDSR of two channels": lambda d: EDSR(d, 2, 1, 4, scale_factor=2),
+}
+
+
+def super_resolution(name: str, spatial_dims: int, spread: float = 0.2) -> tuple[nn.Module, int]:
+    torch.manual_seed(0)
+    network = SUPER_RESOLUTION[name](spatial_dims)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=spread)
+    return network, next(network.parameters()).shape[1]
+
+
+@pytest.mark.parametrize("name", SUPER_RESOLUTION)
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_super_resolution_equals_whole_pass(name: str, spatial_dims: int) -> None:
+    network, channels = super_resolution(name, spatial_dims)
+    network.double()
+    with torch.inference_mode():
+        for shape in ((5, 3, 4), (1, 2, 1)):
+            volume = torch.rand(1, channels, *shape[:spatial_dims], dtype=torch.float64)
+            expected = network(volume)
+            extent = float(expected.max() - expected.min())
+            for axis, splits, thickness in (
+                (0, (1, 1, 2), 1),
+                (0, (1, 2, 1), 3),
+                (1, (2, 1, 1), 99),
+                (1, (1, 1, 1), 2),
+            ):
+                result = streamed(network, volume, axis, splits[:spatial_dims], thickness)
+                assert float((result - expected).abs().max()) <= 1e-12 * extent
+
+
+def convolution_flops(
+    x: Sequence[int], weight: Sequence[int], *_: object, out_shape: Sequence[int], **__: object
+) -> int:
+    return 2 * math.prod(weight) * math.prod(out_shape[2:])
+
+
+@pytest.mark.parametrize("name", SUPER_RESOLUTION)
+@pytest.mark.parametrize("memory_gib", [1.0, 0.003])
+def test_plan_of_super_resolution_keeps_to_its_memory_and_work(name: str, memory_gib: float) -> None:
+    network, channels = super_resolution(name, 3)
+    volume = torch.rand(1, channels, *((6, 8, 7) if "8" in name else (20, 17, 23)))
+    plan = find_plan(network, volume.shape, torch.device("cpu"), torch.float32, None, memory_gib)
+    assert plan.method == "stream"
+    assert isinstance(plan.network, Program)
+    output = torch.full((1, 1, *plan.output_sizes), torch.nan)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as whole:
+            expected = network(volume)
+        counted = {torch.ops.aten.mkldnn_convolution: convolution_flops}
+        with FlopCounterMode(display=False, custom_mapping=counted) as spent, LiveBytes() as live:
+            for window in plan.windows:
+                plan.network.run(volume, output, plan.axis, window, plan.thickness, torch.float32)
+    assert float((output - expected).abs().max()) <= 1e-5 * float(expected.max() - expected.min())
+    # The counter sees the voxels that RRLSRN adds at the edge of its image too.
+    assert plan.network.operations(plan.sizes) == pytest.approx(whole.get_total_flops(), rel=0.02)
+    # A window that is at the border on one side only gets padding on both, which is cut away.
+    assert plan.work == pytest.approx(spent.get_total_flops() / whole.get_total_flops(), rel=0.15)
+    parameters = sum(p.nbytes for p in network.parameters())
+    assert live.peak <= plan.memory + volume.nbytes + output.nbytes + parameters + 2**16
+
+
+def test_slices_are_computed_together_within_the_memory() -> None:
+    network, _ = super_resolution("RRLSRN x2", 2)
+    slices = torch.rand(40, 1, 30, 28)
+    plans = [
+        find_plan(network, (count, *slices.shape[1:]), torch.device("cpu"), torch.float32, None, memory_gib)
+        for count, memory_gib in ((1, 1.0), (40, 1.0), (40, 1e-4))
+    ]
+    assert [plan.batch for plan in plans] == [1, 40, 1]
+    assert plans[0].thickness == plans[1].thickness == 30
+    together = plans[1]
+    assert isinstance(together.network, Program)
+    output = torch.full((40, 1, *together.output_sizes), torch.nan)
+    with torch.inference_mode():
+        expected = torch.cat([network(item) for item in slices.split(1)])
+        with LiveBytes() as live:
+            for window in together.windows:
+                together.network.run(slices, output, together.axis, window, together.thickness, torch.float32)
+    assert float((output - expected).abs().max()) <= 1e-5 * float(expected.max() - expected.min())
+    assert live.peak <= together.memory + slices.nbytes + output.nbytes + 2**16
+
+
+def test_choices_by_channels_are_made_anew() -> None:
+    network = Wrapped(lambda x, m, s: m[0](x) if x.shape[1] % 2 == 1 else m[1](x[:, :1]), c3(1, 1), c3(1, 1))
+    with torch.inference_mode():
+        for channels in (1, 2, 1):
+            volume = torch.rand(1, channels, 5, 5, 5)
+            torch.testing.assert_close(streamed(network, volume, 0, (1, 1, 1), 2), network(volume))
+
+
+def test_shuffled_slices() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 9, 3, padding=1), nn.PixelShuffle(3), nn.Conv2d(1, 1, 3, padding=1)).double()
+    image = torch.rand(1, 1, 7, 5, dtype=torch.float64)
+    with torch.inference_mode():
+        for axis in (0, 1):
+            torch.testing.assert_close(streamed(network, image, axis, (1, 1), 2), network(image), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
@@ -166,6 +337,18 @@ def test_steps_stay_thin_at_both_ends() -> None:
         (Wrapped(lambda x, m, s: x - x.mean()), "mean"),
         (Wrapped(lambda x, m, s: x[:, :, 1:]), "getitem"),
         (Wrapped(lambda x, m, s: x if x.sum() > 0 else -x), "cannot trace"),
+        (Wrapped(lambda x, m, s: x if x.shape[2] > x.shape[1] else -x), "cannot trace"),
+        (nn.ConvTranspose3d(2, 2, 4, stride=2), "ConvTranspose3d"),
+        (
+            Wrapped(lambda x, m, s: F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)),
+            "interpolate",
+        ),
+        (Wrapped(lambda x, m, s: F.interpolate(x, size=(10, 8, 6), mode="trilinear")), "interpolate"),
+        (Wrapped(lambda x, m, s: F.interpolate(x, scale_factor=1.5, mode="trilinear")), "interpolate"),
+        (Wrapped(lambda x, m, s: F.interpolate(x, scale_factor=2.0)), "interpolate"),
+        (Wrapped(lambda x, m, s: m[0](F.pad(x, [1] * 6, mode="reflect")), transposed(3)), "pad"),
+        (Wrapped(lambda x, m, s: -F.pad(x, [1] * 6, mode="replicate")), "reads a padded value"),
+        (Wrapped(lambda x, m, s: F.pad(x, [1] * 6, mode="replicate")), "not one tensor"),
         (nn.Sequential(nn.ReLU(inplace=True), c3(2, 2)), "in place"),
         (Wrapped(rectified_in_place, c3(2, 2)), "in place"),
     ],
