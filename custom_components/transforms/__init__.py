@@ -3,8 +3,11 @@
 from .acquire import Acquire, Acquired
 from .background import KeepBackground, KeepBackgroundd
 from .consistency import ConsistencyError, ConsistencyErrord
+from .informative import KeepInformativeSlices, KeepInformativeSlicesd, informative_slices
 from .intensity import RestoreIntensity, RestoreIntensityd, RobustScale, RobustScaled
 from .load import LoadScan, LoadScand
+from .low_field import LowField, LowFieldd, RandLowField, RandLowFieldd
+from .pairs import CheckPair, CheckPaird, TakePaird
 from .patch import RandHRPatch, RandHRPatchd
 from .rand_acquire import RandAcquire, RandAcquired
 from .regrid import ToTargetGrid, ToTargetGridd
@@ -14,23 +17,33 @@ from .trained_range import CheckTrainedRanged
 __all__ = [
     "Acquire",
     "Acquired",
+    "CheckPair",
+    "CheckPaird",
     "CheckTrainedRanged",
     "ConsistencyError",
     "ConsistencyErrord",
     "KeepBackground",
     "KeepBackgroundd",
+    "KeepInformativeSlices",
+    "KeepInformativeSlicesd",
     "LoadScan",
     "LoadScand",
+    "LowField",
+    "LowFieldd",
     "RandAcquire",
     "RandAcquired",
     "RandHRPatch",
     "RandHRPatchd",
+    "RandLowField",
+    "RandLowFieldd",
     "RestoreIntensity",
     "RestoreIntensityd",
     "RobustScale",
     "RobustScaled",
     "SaveScan",
     "SaveScand",
+    "TakePaird",
     "ToTargetGrid",
     "ToTargetGridd",
+    "informative_slices",
 ]
