@@ -3,6 +3,7 @@
 from .evaluation_report import EvaluationReport
 from .gradient_clipping import AdjustableGradientClipping, GradientNormClipping
 from .loss_curve import LossCurve
+from .loss_terms import LossTerms
 from .preview import Preview
 from .progress import Progress
 from .scan_metric import ScanMetric
@@ -15,6 +16,7 @@ __all__ = [
     "EvaluationReport",
     "GradientNormClipping",
     "LossCurve",
+    "LossTerms",
     "Preview",
     "Progress",
     "ScanMetric",

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from monai.networks.utils import get_state_dict
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..errors import ScanError
+from ..errors import ScanError, one_line
 from ..files import atomic_write
 from .weights_loader import load_weights
 
@@ -39,7 +39,12 @@ def save_atomically(state: Any, path: str | Path) -> None:
 
 def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """State dict of a network, or of one wrapped for several GPUs, on the CPU."""
-    return {name: value.detach().cpu() for name, value in get_state_dict(network).items()}
+    return {name: value.detach().cpu() for name, value in unwrapped(network).state_dict().items()}
+
+
+def unwrapped(obj: Any) -> Any:
+    """A network without the wrapper for several GPUs; anything else as it is."""
+    return obj.module if isinstance(obj, (DataParallel, DistributedDataParallel)) else obj
 
 
 class TrainingState:
@@ -51,10 +56,12 @@ class TrainingState:
 
     Args:
         path: file of the whole state (`last.pt`).
-        objects: what has a state, by name, with at least `network`: the optimiser, the scheduler.
+        objects: what has a state, by name, with at least `network`: the optimiser, the scheduler; of an adversarial training also
+            the discriminator, its optimiser and its scheduler. `network` is the one whose weights are written to `best_path`.
         best_path: file of the best weights by the evaluator's key metric, a flat CPU state dict (`model.pt`); before the first
             validation, or without an evaluator, that of the latest.
-        evaluator: the validation engine.
+        evaluator: the validation engine. None for an adversarial training judged by PSNR, which it lowers: the best would be the
+            weights that it started from.
         dataset: the training dataset, whose transforms are seeded.
         seed: seed of the run.
         resume: continue from `path` if it is there.
@@ -93,8 +100,10 @@ class TrainingState:
         """Write the state of the run, and the weights when they are the best so far."""
         if not self.is_main:
             return
-        state: dict[str, Any] = {name: obj.state_dict() for name, obj in self.objects.items() if name != "network"}
-        state["network"] = weights(self.objects["network"])
+        state: dict[str, Any] = {
+            name: weights(obj) if isinstance(obj, torch.nn.Module) else obj.state_dict()
+            for name, obj in self.objects.items()
+        }
         state["kinds"] = self._kinds()
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
         best = True
@@ -132,7 +141,7 @@ class TrainingState:
             )
 
     def _kinds(self) -> dict[str, str]:
-        return {name: type(obj).__name__ for name, obj in self.objects.items() if name != "network"}
+        return {name: type(unwrapped(obj)).__name__ for name, obj in self.objects.items() if name != "network"}
 
     def _restore(self) -> dict[str, Any]:
         load_weights(self.objects["network"], self.path)
@@ -145,5 +154,8 @@ class TrainingState:
                 raise ScanError(
                     f"{self.path}: expected the state of {kind} as {name}, got that of {state['kinds'][name]}"
                 )
-            self.objects[name].load_state_dict(state[name])
+            try:
+                unwrapped(self.objects[name]).load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise ScanError(f"{self.path}: expected the state of this {name}, got {one_line(error)}") from error
         return state

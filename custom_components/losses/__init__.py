@@ -6,6 +6,8 @@ from .gradient_difference import GradientDifferenceLoss, gradient_difference_los
 from .learnable_sharpness import LearnableSharpness, SharpnessFilterLoss
 from .low_rank import LowRankLoss, low_rank_loss
 from .p_norm import PNormLoss, generalised_gaussian_nll, p_norm_loss
+from .perceptual import FeatureLoss, VGGPerceptualLoss
+from .relativistic import DiscriminatorLoss, GeneratorLoss, discriminator_loss, generator_loss
 from .sharpness import (
     SharpnessLoss,
     laplacian_filter,
@@ -18,6 +20,9 @@ from .total_variation import TotalVariationLoss, total_variation_loss
 __all__ = [
     "CharbonnierLoss",
     "CompositeLoss",
+    "DiscriminatorLoss",
+    "FeatureLoss",
+    "GeneratorLoss",
     "GradientDifferenceLoss",
     "LearnableSharpness",
     "LowRankLoss",
@@ -25,8 +30,11 @@ __all__ = [
     "SharpnessFilterLoss",
     "SharpnessLoss",
     "TotalVariationLoss",
+    "VGGPerceptualLoss",
     "charbonnier_loss",
+    "discriminator_loss",
     "generalised_gaussian_nll",
+    "generator_loss",
     "gradient_difference_loss",
     "laplacian_filter",
     "low_rank_loss",

@@ -196,6 +196,62 @@ def test_the_state_of_another_run_is_refused(tmp_path, damage, options, message)
     assert "\n" not in str(info.value)
 
 
+def adversarial(folder, d_network, d_optimizer=None, seed=0):
+    torch.manual_seed(seed)
+    network, d_network = nn.Linear(2, 1), d_network()
+    inner = getattr(d_network, "module", d_network)
+    optimizers = torch.optim.Adam(network.parameters()), (d_optimizer or torch.optim.Adam)(inner.parameters())
+    for net, optimizer in zip((network, inner), optimizers, strict=True):
+        net(torch.rand(4, 2)).sum().backward()
+        optimizer.step()
+    names = ("network", "discriminator", "optimizer", "d_optimizer")
+    objects = dict(zip(names, (network, d_network, *optimizers), strict=True))
+    return objects, TrainingState(folder / "last.pt", objects, folder / "model.pt")
+
+
+def critic():
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize("wrapped", [(True, False), (False, True), (False, False)])
+def test_two_networks_and_two_optimisers(tmp_path, wrapped):
+    """Also from one GPU to several and back."""
+    wrappers = [(lambda: nn.DataParallel(critic())) if wrap else critic for wrap in wrapped]
+    engine = Engine(lambda *_: None)
+    objects, state = adversarial(tmp_path, wrappers[0])
+    state.save(engine)
+    nn.Linear(2, 1).load_state_dict(weights(tmp_path / "model.pt"))
+    others, state = adversarial(tmp_path, wrappers[1], seed=1)
+    assert not same(others["network"].state_dict(), objects["network"].state_dict())
+    state.load(engine)
+    for name, obj in objects.items():
+        values, restored = (getattr(o, "module", o).state_dict() for o in (obj, others[name]))
+        assert str(restored) == str(values)
+    assert same(restored["state"][3], values["state"][3]) and len(values["state"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"d_network": lambda: nn.Linear(2, 1)},
+            "expected the state of Linear as discriminator, got that of Sequential",
+        ),
+        ({"d_network": lambda: nn.Sequential(nn.Linear(2, 3))}, "expected the state of this discriminator, got Error"),
+        (
+            {"d_optimizer": lambda p: torch.optim.Adam([{"params": [q]} for q in p])},
+            "expected the state of this d_optimizer, got loaded state dict has a different number of parameter groups",
+        ),
+    ],
+)
+def test_the_state_of_another_discriminator_is_refused(tmp_path, options, message):
+    engine = Engine(lambda *_: None)
+    adversarial(tmp_path, critic)[1].save(engine)
+    with pytest.raises(ScanError, match=rf"last\.pt: {message}.*output_dir") as info:
+        adversarial(tmp_path, **{"d_network": critic, **options})[1].load(engine)
+    assert "\n" not in str(info.value)
+
+
 def test_a_write_that_breaks_off_leaves_the_file_of_before(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_atomically({"epoch": 1}, path)

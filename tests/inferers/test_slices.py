@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from custom_components.inferers import ExactInferer
 from custom_components.inferers.planning import GIB
-from custom_components.inferers.planning import GIB
 from custom_components.inferers.tiling import LiveBytes
 from custom_components.networks import EDSR, RRLSRN, ReCNN
 
