@@ -31,13 +31,14 @@ STUDIES = sorted((ROOT / "configs" / "studies").glob("*.json"))
 
 
 def overlays(bundle):
-    """What lies on a train.json: its evaluate.json, configs/*.json and, for ..._recnn, configs/recnn/*.json."""
+    """What lies on a train.json: its evaluate.json and train_*.json, configs/*.json and, for ..._recnn, configs/recnn/*.json."""
     folders = [
         ROOT / "configs",
         *(path for path in (ROOT / "configs").glob("*/") if f"_{bundle.name}".endswith(f"_{path.name}")),
     ]
     return [
         bundle / "configs" / "evaluate.json",
+        *sorted((bundle / "configs").glob("train_*.json")),
         *(file for folder in folders for file in sorted(folder.glob("*.json"))),
     ]
 
@@ -68,7 +69,19 @@ OF_THE_PAPER = {
     "acquisition",
 }
 OF_THE_PAPER |= {"scale_factors", "val_scale_factors", "patch_size", "patches_per_scan", "batch_size", "iterations"}
-OF_THE_PAPER |= {"max_epochs", "trained_range"}
+OF_THE_PAPER |= {"max_epochs", "trained_range", "spatial_dims", "network_input", "default_factor"}
+OF_THE_PAPER |= {
+    "alpha",
+    "beta",
+    "gamma",
+    "sharpness",
+    "filter_patches",
+    "network_factor",
+    "stage",
+    "weights",
+    "checkpoint",
+}
+OF_THE_PAPER |= {"in_plane_only", "val_in_plane_only", "val_protocol"}
 WORKFLOW_IDS = {"initialize", "run", "finalize"}  # what ConfigWorkflow itself looks for
 LOCATOR = ComponentLocator()
 MACHINE_PATH = re.compile(r"(?<![\w.@:/-])/(?:home|root|tmp|mnt|media|opt|data|scratch|Users|work)/")
@@ -423,7 +436,7 @@ def test_exports_give_the_same_output(bundle, export, tmp_path, monkeypatch):
     network = ConfigParser(definition).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
     channels = config(bundle, "metadata")["network_data_format"]["inputs"]["image"]["num_channels"]
-    dims = definition["network_def"]["spatial_dims"]
+    dims = definition["spatial_dims"]
     x = torch.rand(1, channels, *(9, 14, 11)[:dims], generator=torch.Generator().manual_seed(0))
     file = tmp_path / ("model.ts" if export == "torchscript" else "model.onnx")
     files = {"filepath": str(file), "ckpt_file": str(bundle / "models/model.pt")}
