@@ -222,5 +222,6 @@ class NIQE(NoReferenceMetric):
         self.model = model if isinstance(model, NaturalModel) else NaturalModel.from_state_dict(model)
 
     def value(self, stacks: Sequence[torch.Tensor]) -> float:
-        """Value of an image by its stacks of slices, `(S, H, W)` each."""
-        return self.model.distance(torch.cat([self.model.blocks.features(stack) for stack in stacks]))
+        """Value of an image by its stacks of slices, `(S, H, W)` each; of several stacks, those of slices that hold a block."""
+        holding = [stack for stack in stacks if min(stack.shape[1:]) >= self.model.blocks.size] or stacks
+        return self.model.distance(torch.cat([self.model.blocks.features(stack) for stack in holding]))

@@ -240,6 +240,12 @@ def test_axes_batches_and_channels(model):
     assert values[1, 0].item() == pytest.approx(model.distance(model.blocks.features(images[1, :1])), rel=1e-6)
 
 
+def test_orientations_whose_slices_hold_no_block_are_left_out(model):
+    size = model.blocks.size
+    volume = torch.rand(2 * size, 2 * size, size // 2, generator=torch.Generator().manual_seed(0))[None, None]
+    assert NIQE(model, axis=None)(volume) == pytest.approx(NIQE(model, axis=-1)(volume))
+
+
 def test_mean_over_images_without_a_truth(model):
     metric = NIQE(model, axis=0)
     values = [metric(textures(2, size, seed=size)[None, None]).item() for size in (64, 80)]
