@@ -80,7 +80,7 @@ def test_train_evaluate_infer(bundle, run, scans):
     assert float(metrics["spline"]["psnr"]) > 20
 
     scan = scans / "d.nii.gz"
-    inferred = run(bundle, ["inference"], scan, "infer")
+    inferred = run(bundle, ["inference"], scan, "infer", in_plane_only=False)
     (line,) = rows(inferred / "summary.csv")
     assert (line["status"], line["shape_out"]) == ("ok", "40x48x36")
     result = nibabel.load(inferred / "d_sr.nii.gz")
