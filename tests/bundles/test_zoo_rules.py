@@ -382,7 +382,7 @@ def scans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
     rng = np.random.default_rng(0)
     for subject in ("a", "b", "c"):
-        image = nibabel.Nifti1Image(rng.random((56, 52, 50), dtype=np.float32), np.eye(4))
+        image = nibabel.Nifti1Image(0.5 + rng.random((56, 52, 50), dtype=np.float32), np.eye(4))
         nibabel.save(image, folder / f"{subject}_T1w.nii.gz")
     sections = {"training": ["a"], "validation": ["b"], "test": ["c"]}
     entries = {name: [{"image": f"{s}_T1w.nii.gz", "subject": s} for s in names] for name, names in sections.items()}
