@@ -37,11 +37,9 @@ def pair_of(get):
     return tuple(item["image"].shape), tuple(item["target"].shape)
 
 
-def test_without_overlay_it_is_the_papers_training(prepare):
+def test_without_overlay_it_is_the_papers_training_by_adam(prepare):
     get = prepare().parser.get_parsed_content
-    (group,) = get("optimizer").param_groups
-    assert type(get("optimizer")) is torch.optim.SGD
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (1e-5, 0.9, 1e-4)
+    assert type(get("optimizer")) is torch.optim.Adam and get("optimizer").param_groups[0]["lr"] == 5e-4
     assert get("lr_scheduler").step_size == 50 and get("lr_scheduler").gamma == 0.5
     loss = get("train::trainer").loss_function
     assert loss.weights == {"charbonnier": 1, "gradient_difference": 1} and loss.terms["charbonnier"].eps == 1e-3
@@ -54,6 +52,12 @@ def test_without_overlay_it_is_the_papers_training(prepare):
     assert sizes == [(64, 1, 3, 3), *[(64, 64, 3, 3)] * 12]
     assert [m.kernel_size for m in network.modules() if isinstance(m, torch.nn.ConvTranspose2d)] == [(4, 4)] * 2
     assert {m.negative_slope for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)} == {0.2}
+
+
+def paper_training(get):
+    (group,) = get("optimizer").param_groups
+    assert type(get("optimizer")) is torch.optim.SGD
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (1e-5, 0.9, 1e-4)
 
 
 def charbonnier(get):
@@ -88,6 +92,7 @@ def three_dimensions(get):
 
 CHECKS = {
     "charbonnier": charbonnier,
+    "paper_training": paper_training,
     "scale_4": scale(4),
     "scale_8": scale(8),
     "shipped_weights": shipped(2),
