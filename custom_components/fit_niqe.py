@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.data import Dataset, MetaTensor
-from monai.transforms import Compose
 from tqdm import tqdm
 
 from .acquisition import slice_axis
@@ -18,8 +16,8 @@ from .errors import one_line_errors
 from .files import atomic_write
 from .metrics import Blocks, NaturalModel
 from .metrics.no_reference import slice_stacks
-from .splits import training_scans
-from .transforms import LoadScand, RobustScaled
+from .tensors import plain
+from .training_images import add_split_options, training_images
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ def scan_slices(
     for n in tqdm(range(len(scans)), "scans", disable=not progress):
         image = scans[n]["image"]
         affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
-        volume = (image.as_tensor() if isinstance(image, MetaTensor) else image)[0]
+        volume = plain(image)[0]
         for stack in slice_stacks(volume, None if all_axes else slice_axis(volume.shape, affine)):
             if min(stack.shape[1:]) < size:
                 name = image.meta.get("filename_or_obj", n) if isinstance(image, MetaTensor) else n
@@ -59,11 +57,8 @@ def scan_slices(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit to a training split and write the model."""
     parser = argparse.ArgumentParser(prog="python -m custom_components.fit_niqe", description=__doc__)
-    parser.add_argument("--dataset_dir", required=True, help="folder of HR scans, with or without dataset.json")
+    add_split_options(parser)
     parser.add_argument("--output", required=True, help="file of the model, say niqe.pt")
-    parser.add_argument("--where", type=ast.literal_eval, help="wanted values, say \"{'population': 'adult'}\"")
-    parser.add_argument("--seed", type=int, default=0, help="of the split where there is no dataset.json")
-    parser.add_argument("--max_subjects", type=int, help="only the first subjects of the split")
     parser.add_argument("--size", type=int, default=32, help="voxels along both sides of a block")
     parser.add_argument("--stride", type=int, help="voxels from a block to the next; default: half the size")
     parser.add_argument("--foreground", type=float, default=0.1, help="intensity in [0, 1] above the background")
@@ -75,12 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.every < 1:
         parser.error(f"--every must be >= 1, got {chosen.every}")
-    scans = training_scans(
-        chosen.dataset_dir, "training", chosen.seed, where=chosen.where, max_subjects=chosen.max_subjects
-    )
-    load = Compose([LoadScand("image", spatial_dims=2), RobustScaled("image", lower=None, clip=True)])
+    scans = training_images(chosen.dataset_dir, chosen.where, chosen.seed, chosen.max_subjects)
     blocks = Blocks(chosen.size, chosen.stride, chosen.foreground, chosen.min_share)
-    slices = scan_slices(Dataset(scans, load), blocks.size, chosen.all_axes, chosen.every, progress=True)
+    slices = scan_slices(scans, blocks.size, chosen.all_axes, chosen.every, progress=True)
     model = NaturalModel.fit(slices, blocks, chosen.sharpness, chosen.shrinkage)
     with atomic_write(chosen.output) as partial:
         torch.save(model.state_dict(), partial)

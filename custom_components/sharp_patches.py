@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import csv
 import dataclasses
 import logging
@@ -16,22 +15,20 @@ from typing import Any
 
 import torch
 from monai.data import Dataset, MetaTensor
-from monai.transforms import Compose
 from torch.nn import functional
 from tqdm import tqdm
 
 from .acquisition import slice_axis as found_slice_axis
 from .errors import ScanError, one_line_errors
-from .figures.style import new_figure, save, shorten
+from .figures.patches import LabelledPatch, patch_rows
 from .files import PathLike, atomic_write
 from .losses.sharpness import laplacian_filter, responses
 from .scans import scan_stem
-from .splits import training_scans
-from .transforms import LoadScand, RobustScaled
+from .tensors import plain
+from .training_images import add_split_options, training_images
 
 logger = logging.getLogger(__name__)
 BLOCK = 16  # slices that are filtered at a time
-COLUMNS = 14  # patches in a row of the picture at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +59,9 @@ def _slices(image: torch.Tensor, slice_axis: int | None, file: str) -> tuple[tor
     """The slices `(S, H, W)` of a scan `(1, X, Y, Z)`, and the array axis across them."""
     if image.ndim != 4 or image.shape[0] != 1:
         raise ValueError(f"{file}: expected a scan (1, X, Y, Z), got the shape {tuple(image.shape)}")
-    plain, affine = (image.as_tensor(), image.affine) if isinstance(image, MetaTensor) else (image, torch.eye(4))
+    affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
     axis = found_slice_axis(image.shape[1:], affine) if slice_axis is None else int(slice_axis)
-    return plain[0].movedim(axis, 0), axis
+    return plain(image)[0].movedim(axis, 0), axis
 
 
 def _box_sums(x: torch.Tensor, box: int, stride: int) -> torch.Tensor:
@@ -181,10 +178,17 @@ def select_patches(
     return SharpPatches(sharp, smooth, records["sharp"] + records["smooth"])
 
 
+def _labelled(images: torch.Tensor, records: Sequence[Patch]) -> list[LabelledPatch]:
+    return [
+        LabelledPatch(image[0], f"{scan_stem(record.file)}\nslice {record.slice}", record.response)
+        for image, record in zip(images, records, strict=True)
+    ]
+
+
 def write_patches(patches: SharpPatches, output_dir: PathLike) -> None:
     """Write `patches.csv`, a row per patch, and `patches.png`, the sharp patches above the smooth ones of the same scans.
 
-    The picture has 14 columns at most, spread evenly over the patches; black is 0, white is 1. Below a patch is its response.
+    Below a patch of the picture is its response; see `custom_components.figures.patches.patch_rows`.
 
     Raises:
         ScanError: when a file cannot be written.
@@ -194,28 +198,18 @@ def write_patches(patches: SharpPatches, output_dir: PathLike) -> None:
         writer.writeheader()
         writer.writerows(dataclasses.asdict(record) for record in patches.records)
     count = len(patches.sharp)
-    shown = [i * count // min(count, COLUMNS) for i in range(min(count, COLUMNS))]
-    figure = new_figure(1.15 * len(shown) + 0.5, 3.3)
-    grid = figure.subplots(2, len(shown), squeeze=False)
-    for row, (kind, images) in enumerate((("sharp", patches.sharp), ("smooth", patches.smooth))):
-        grid[row][0].set_ylabel(kind)
-        for axes, i in zip(grid[row], shown, strict=True):
-            record = patches.records[row * count + i]
-            axes.imshow(images[i, 0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(f"{record.response:.3g}", fontsize=8)
-            axes.set_title(f"{shorten(scan_stem(record.file), 14)}\nslice {record.slice}", fontsize=7)
-    save(figure, Path(output_dir) / "patches.png", grey=True)
+    rows = {
+        "sharp": _labelled(patches.sharp, patches.records[:count]),
+        "smooth": _labelled(patches.smooth, patches.records[count:]),
+    }
+    patch_rows(rows, Path(output_dir) / "patches.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Select the patches of a training split and write them."""
     parser = argparse.ArgumentParser(prog="python -m custom_components.sharp_patches", description=__doc__)
-    parser.add_argument("--dataset_dir", required=True, help="folder of HR scans, with or without dataset.json")
+    add_split_options(parser)
     parser.add_argument("--output_dir", required=True, help="folder of patches.csv and patches.png")
-    parser.add_argument("--where", type=ast.literal_eval, help="wanted values, say \"{'population': 'adult'}\"")
-    parser.add_argument("--seed", type=int, default=0, help="of the split where there is no dataset.json")
-    parser.add_argument("--max_subjects", type=int, help="only the first subjects of the split")
     parser.add_argument("--size", type=int, default=40, help="voxels along both sides of a patch")
     parser.add_argument("--per_scan", type=int, default=1, help="sharp and smooth patches of each scan")
     parser.add_argument("--slice_axis", type=int, help="array axis across the slices; default: found from each scan")
@@ -226,8 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = vars(parser.parse_args(arguments))
     output_dir = chosen.pop("output_dir")
     split = {name: chosen.pop(name) for name in ("dataset_dir", "where", "seed", "max_subjects")}
-    load = Compose([LoadScand("image", spatial_dims=2), RobustScaled("image", lower=None, clip=True)])
-    patches = select_patches(Dataset(training_scans(split="training", **split), load), progress=True, **chosen)
+    patches = select_patches(training_images(**split), progress=True, **chosen)
     write_patches(patches, output_dir)
     print(f"{len(patches.sharp)} sharp and {len(patches.smooth)} smooth patches: {Path(output_dir) / 'patches.csv'}")
 

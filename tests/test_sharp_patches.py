@@ -20,6 +20,7 @@ from scipy import ndimage
 from custom_components.errors import ScanError
 from custom_components.losses import SharpnessFilterLoss
 from custom_components.sharp_patches import main, select_patches, write_patches
+from custom_components.splits import training_scans
 
 ROOT = Path(__file__).parents[1]
 SIZE = 6
@@ -217,6 +218,10 @@ def test_command(tmp_path, write_nifti, capsys):
     assert {r["slice_axis"] for r in rows} == {"2"}
     assert "4 sharp and 4 smooth patches" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"patches.csv", "patches.png"}
+    given = ["--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "one"), "--size", "8", "--seed", "3"]
+    main([*given, "--max_subjects", "1", "--where", "{'population': 'adult'}"])
+    (wanted,) = training_scans(tmp_path / "in", "training", 3, max_subjects=1)
+    assert {row["file"] for row in rows_of(tmp_path / "one")} == {wanted["image"]}
 
 
 @pytest.mark.slow

@@ -4,15 +4,18 @@ from .bars import score_bars
 from .comparison import three_planes
 from .curves import loss_curves
 from .intervals import mean_intervals
+from .patches import LabelledPatch, patch_rows
 from .planes import head_position, plane_slice
 from .ranks import rank_bars
 from .residuals import residual_pictures
 from .speed import speed_scatter
 
 __all__ = [
+    "LabelledPatch",
     "head_position",
     "loss_curves",
     "mean_intervals",
+    "patch_rows",
     "plane_slice",
     "rank_bars",
     "residual_pictures",

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 
+from ..tensors import plain
+
 Image = npt.NDArray[np.float32]
 
 # name: world axes (0 right, 1 anterior, 2 superior) of the columns, of the rows and of the normal
@@ -31,7 +33,7 @@ def _volume(img: torch.Tensor) -> torch.Tensor:
     """A plain `(X, Y, Z)` view of `(1, *spatial)`; an image in 2D becomes one slice."""
     if img.ndim not in (3, 4) or img.shape[0] != 1:
         raise ValueError(f"expected an image (1, X, Y) or a volume (1, X, Y, Z), got {tuple(img.shape)}")
-    x = (img.as_tensor() if isinstance(img, MetaTensor) else img).detach()[0]
+    x = plain(img).detach()[0]
     return x[..., None] if x.ndim == 2 else x
 
 

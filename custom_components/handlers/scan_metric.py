@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from ignite.metrics.metric import reinit__is_reduced
-from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
+
+from ..tensors import plain
 
 
 class ScanMetric(IgniteMetricHandler):
@@ -69,8 +70,7 @@ class ScanMetric(IgniteMetricHandler):
     def _batch(item: dict[str, Any], key: str) -> torch.Tensor:
         if key not in item:
             raise ValueError(f"expected an image under {key!r} to compare, got {sorted(map(str, item))}")
-        img = item[key]
-        return (img.as_tensor() if isinstance(img, MetaTensor) else img)[None].to("cpu", torch.float32)
+        return plain(item[key])[None].to("cpu", torch.float32)
 
     def compute(self) -> float:
         """Mean over the scans of all processes; NaN when there are none."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..errors import ScanError, one_line
 from ..files import atomic_write
+from ..networks.wrapping import unwrapped
 from .weights_loader import load_weights
 
 logger = logging.getLogger(__name__)
@@ -38,13 +38,8 @@ def save_atomically(state: Any, path: str | Path) -> None:
 
 
 def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """State dict of a network, or of one wrapped for several GPUs, on the CPU."""
+    """State dict of a network, wrapped or not (see `unwrapped`), on the CPU."""
     return {name: value.detach().cpu() for name, value in unwrapped(network).state_dict().items()}
-
-
-def unwrapped(obj: Any) -> Any:
-    """A network without the wrapper for several GPUs; anything else as it is."""
-    return obj.module if isinstance(obj, (DataParallel, DistributedDataParallel)) else obj
 
 
 class TrainingState:

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from ..caffe import caffe_state_dict
 from ..errors import ScanError
+from ..networks.wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     MONAI's `CheckpointLoader` gives a traceback where a file is missing or foreign; here it is one line.
 
     Args:
-        network: a network, or one wrapped for several GPUs.
+        network: a network, wrapped or not (see `custom_components.networks.wrapping`).
         path: a file of `torch.save`: a flat state dict, or one under the key `network` or `model`; or a Caffe model, of which the
             name ends with `.caffemodel` (see `custom_components.caffe`).
 
@@ -33,8 +34,8 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
         raise ScanError(
             f"{path}: expected the weights of the network, got no such file (train first, or give --checkpoint FILE)"
         )
-    target = getattr(network, "module", network)
-    state = caffe_state_dict(target, path) if Path(path).suffix.lower() == ".caffemodel" else _torch_state(path)
+    target = unwrapped(network)
+    state = caffe_state_dict(target, path) if Path(path).suffix.lower() == ".caffemodel" else read_state(path)
     own = target.state_dict()
     if not isinstance(state, Mapping):
         raise ScanError(f"{path}: expected a state dict, got {type(state).__name__}")
@@ -49,7 +50,12 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     logger.info("weights from %s", path)
 
 
-def _torch_state(path: str | Path) -> Any:
+def read_state(path: str | Path) -> Any:
+    """What a checkpoint of tensors holds, without what stands around the network's.
+
+    Raises:
+        ScanError: when `torch.load` does not read it as tensors alone.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .nodes import Extent, Node, cropped, inside
+from .nodes import Extent, Node, around, cropped, inside
 
 
 class Scratch:
@@ -54,7 +54,7 @@ class Convolution:
         self.reach, *reach = (node.reach[a] for a in axes)
         self.relu, self.channels, self.scratch = node.relu, conv.in_channels, scratch
         self.limit = max(thickness, self.reach)
-        need = [(max(lo - r, 0), min(hi + r, n)) for (lo, hi), r, n in zip(want, reach, sizes, strict=True)]
+        need = around(want, reach, sizes)
         # Padding is that of the volume's border. Where only one side is at the border, the other side's is cut away
         # below.
         at_border = [lo - r < 0 or hi + r > n for (lo, hi), r, n in zip(want, reach, sizes, strict=True)]

@@ -44,6 +44,16 @@ def inside(outer: Sequence[Extent], inner: Sequence[Extent]) -> tuple[slice, ...
     return tuple(slice(b[0] - a[0], b[1] - a[0]) for a, b in zip(outer, inner, strict=True))
 
 
+def around(
+    part: Sequence[Extent], reach: Sequence[int], sizes: Sequence[int], scale: Sequence[int] | None = None
+) -> list[Extent]:
+    """What of a volume of `sizes` voxels a kernel of `reach` sees when it makes `part`, of which `scale` voxels lie on each."""
+    return [
+        (max(lo // s - r, 0), min(-(-hi // s) + r, n))
+        for (lo, hi), r, n, s in zip(part, reach, sizes, scale or [1] * len(part), strict=True)
+    ]
+
+
 class Source:
     """The volume, brought to the network's device slice by slice."""
 
@@ -74,10 +84,7 @@ class Upsampling:
         self.scale, *scale = (node.scale[a] for a in axes)
         self.reach, *reach = (node.reach[a] for a in axes)
         self.limit = max(thickness, self.reach)
-        need = [
-            (max(lo // s - r, 0), min(-(-hi // s) + r, n))
-            for (lo, hi), s, r, n in zip(want, scale, reach, sizes, strict=True)
-        ]
+        need = around(want, reach, sizes, scale)
         made = [(lo * s, hi * s) for (lo, hi), s in zip(need, scale, strict=True)]
         self.crop_input, self.crop_output = inside(have, need), inside(made, want)
         self.order = [0, 1, *(a + 2 for a in axes)]

@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .nodes import Extent, cropped
+from .nodes import Extent, around, cropped
 from .receptive_field import Footprint, footprint
 
 _PROBE = 24  # voxels per axis of the tile on which the memory is measured
@@ -54,11 +54,11 @@ class Opaque:
             device: of the network; the tile is brought to it.
         """
         halo, factor, sizes = self.footprint.halo, self.footprint.factor, volume.shape[2:]
-        around = [(max(lo - h, 0), min(hi + h, n)) for (lo, hi), h, n in zip(window, halo, sizes, strict=True)]
-        tile = cropped(volume, [slice(*e) for e in around]).to(device=device, dtype=dtype)
+        seen = around(window, halo, sizes)
+        tile = cropped(volume, [slice(*e) for e in seen]).to(device=device, dtype=dtype)
         with torch.autocast(tile.device.type, enabled=low_precision is not None, dtype=low_precision):
             result = network(_channels_last(tile))
-        inner = [slice((lo - a) * f, (hi - a) * f) for (lo, hi), (a, _), f in zip(window, around, factor, strict=True)]
+        inner = [slice((lo - a) * f, (hi - a) * f) for (lo, hi), (a, _), f in zip(window, seen, factor, strict=True)]
         outer = [slice(lo * f, hi * f) for (lo, hi), f in zip(window, factor, strict=True)]
         cropped(output, outer).copy_(cropped(result, inner))
 

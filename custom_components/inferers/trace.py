@@ -60,6 +60,8 @@ def trace(network: Callable[..., Any], spatial_dims: int, in_channels: int) -> P
             raise NotStreamableError(f"{name or 'the network'} is a ScriptModule")
         if module._forward_hooks or module._forward_pre_hooks:
             raise NotStreamableError(f"{name or 'the network'} has forward hooks")
+        if "forward" in vars(module):  # torch.fx reads the forward of the class
+            raise NotStreamableError(f"{name or 'the network'} has a forward of its own")
         if module.training and isinstance(module, (*_BATCH_NORMS, *_DROPOUTS)):
             raise NotStreamableError(f"{name} ({type(module).__name__}) is in training mode")
     if type(network).__module__.startswith("torch.nn."):

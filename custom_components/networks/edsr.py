@@ -6,34 +6,10 @@ import torch
 from monai.networks.blocks import SubpixelUpsample
 from monai.networks.layers.factories import Conv
 from torch import nn
-from torch.nn import functional
 
-from .initialisation import initialise_
+from .residual_upsampling import ResidualUpsampling
 
 _STAGES: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # 4 in two steps, as in the paper
-
-
-def expect_shape(x: torch.Tensor, factor: int, shape: list[int] | None) -> None:
-    """Hold a wished HR shape against the one that a network of fixed factor makes.
-
-    Args:
-        x: input `(B, C, *spatial)` of the network.
-        factor: its upsampling factor.
-        shape: the wished spatial HR shape; None is anything.
-
-    Raises:
-        ValueError: when the shape is not `factor * spatial`.
-    """
-    if shape is not None:
-        made = [n * factor for n in x.shape[2:]]
-        wished = [int(n) for n in shape]
-        if wished != made:
-            raise ValueError(
-                f"shape must be {made}, {factor} times that of the input {list(x.shape[2:])}, got {wished}"
-            )
-
-
-torch.fx.wrap("expect_shape")  # else torch.fx, which has no sizes, could not trace the networks that call it
 
 
 class ResidualBlock(nn.Module):
@@ -66,7 +42,7 @@ class ResidualBlock(nn.Module):
         return y
 
 
-class EDSR(nn.Module):
+class EDSR(ResidualUpsampling):
     r"""Enhanced deep super-resolution network.
 
     .. math::
@@ -119,7 +95,6 @@ class EDSR(nn.Module):
         residual: bool = False,
         initialisation: str | float = "msra",
     ) -> None:
-        super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         if min(in_channels, num_blocks, num_filters) < 1:
@@ -129,35 +104,15 @@ class EDSR(nn.Module):
             raise ValueError(f"residual_scale must be > 0, got {residual_scale}")
         if scale_factor not in _STAGES:
             raise ValueError(f"scale_factor must be one of {tuple(_STAGES)}, got {scale_factor}")
-        self.scale_factor = scale_factor
-        self.residual = residual
-        self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         convolution = Conv[Conv.CONV, spatial_dims]
-        self.head = convolution(in_channels, num_filters, 3, padding=1)
+        head = convolution(in_channels, num_filters, 3, padding=1)
         blocks = [ResidualBlock(spatial_dims, num_filters, residual_scale) for _ in range(num_blocks)]
-        self.body = nn.Sequential(*blocks, convolution(num_filters, num_filters, 3, padding=1))
+        body = nn.Sequential(*blocks, convolution(num_filters, num_filters, 3, padding=1))
         # MONAI's pooling after the shuffle would shift the image by half a voxel.
-        stages = [
+        stages = (
             SubpixelUpsample(spatial_dims, num_filters, scale_factor=factor, apply_pad_pool=False)
             for factor in _STAGES[scale_factor]
-        ]
-        self.upsampler = nn.Sequential(*stages)
-        self.tail = convolution(num_filters, 1, 3, padding=1)
-        self.apply(lambda module: initialise_(module, initialisation))
-        for stage in stages:
-            positions = stage.scale_factor**spatial_dims  # consecutive filters make one HR block
-            weight = stage.conv_block.weight
-            with torch.no_grad():
-                weight.copy_(weight[::positions].repeat_interleave(positions, 0))
-
-    def forward(self, x: torch.Tensor, shape: list[int] | None = None) -> torch.Tensor:
-        """Map `(B, in_channels, *spatial)` to `(B, 1, *(scale_factor * spatial))`; a `shape` given must be this spatial one."""
-        expect_shape(x, self.scale_factor, shape)
-        features = self.head(x)
-        y: torch.Tensor = self.tail(self.upsampler(features + self.body(features)))
-        if not self.residual:
-            return y
-        image = x[:, :1]
-        if self.scale_factor > 1:
-            image = functional.interpolate(image, scale_factor=float(self.scale_factor), mode=self.mode)
-        return y + image
+        )
+        upsampler = nn.Sequential(*stages)
+        tail = convolution(num_filters, 1, 3, padding=1)
+        super().__init__(spatial_dims, head, body, upsampler, tail, scale_factor, residual, initialisation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -37,3 +38,18 @@ def initialise_(module: nn.Module, initialisation: str | float = "msra") -> None
         nn.init.normal_(module.weight, std=float(initialisation))
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def icnr_(convolution: nn.Module, positions: int) -> None:
+    """Make the filters of a sub-pixel convolution equal within each HR block in place: training starts without a checkerboard.
+
+    Args:
+        convolution: the one before the shuffle, whose consecutive filters make one HR block; its bias is left alone.
+        positions: voxels of a HR block, factor^d; of as many filters the first is repeated.
+
+    Reference:
+        A. Aitken et al., Checkerboard artifact free sub-pixel convolution, 2017, arXiv:1707.02937.
+    """
+    weight = convolution.get_parameter("weight")
+    with torch.no_grad():
+        weight.copy_(weight[::positions].repeat_interleave(positions, 0))

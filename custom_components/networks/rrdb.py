@@ -6,15 +6,11 @@ import torch
 from monai.networks.blocks import SubpixelUpsample
 from monai.networks.layers.factories import Conv
 from torch import nn
-from torch.nn import functional
 
-from .edsr import expect_shape
-from .initialisation import initialise_
+from .residual_upsampling import ResidualUpsampling
 
 _DOUBLINGS = {1: 0, 2: 1, 4: 2, 8: 3}
 UPSAMPLINGS = ("subpixel", "nearest")
-
-torch.fx.wrap("expect_shape")  # it holds for the names of one module; see there
 
 
 class DenseBlock(nn.Module):
@@ -87,7 +83,7 @@ def _doubling(spatial_dims: int, num_filters: int, upsampling: str, negative_slo
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution, activation)
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(ResidualUpsampling):
     r"""Generator of ESRGAN.
 
     .. math::
@@ -154,7 +150,6 @@ class RRDBNet(nn.Module):
         initialisation: str | float = "msra",
         dense_weights: float = 0.1,
     ) -> None:
-        super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         if min(in_channels, num_blocks, num_filters, growth) < 1:
@@ -171,45 +166,24 @@ class RRDBNet(nn.Module):
             raise ValueError(f"first_kernel_size must be odd and >= 1, got {first_kernel_size}")
         if not 0 <= negative_slope < 1:
             raise ValueError(f"negative_slope must be in [0, 1), got {negative_slope}")
-        self.scale_factor = scale_factor
-        self.residual = residual
-        self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         convolution = Conv[Conv.CONV, spatial_dims]
-        self.head = nn.Sequential(
+        head = nn.Sequential(
             convolution(in_channels, num_filters, first_kernel_size, padding=first_kernel_size // 2),
             nn.LeakyReLU(negative_slope, inplace=True),
         )
         blocks = [RRDB(spatial_dims, num_filters, growth, residual_scale, negative_slope) for _ in range(num_blocks)]
-        self.body = nn.Sequential(*blocks, convolution(num_filters, num_filters, 3, padding=1))
-        self.upsampler = nn.Sequential(
+        body = nn.Sequential(*blocks, convolution(num_filters, num_filters, 3, padding=1))
+        upsampler = nn.Sequential(
             *(_doubling(spatial_dims, num_filters, upsampling, negative_slope) for _ in range(_DOUBLINGS[scale_factor]))
         )
-        self.tail = nn.Sequential(
+        tail = nn.Sequential(
             convolution(num_filters, num_filters, 3, padding=1),
             nn.LeakyReLU(negative_slope, inplace=True),
             convolution(num_filters, 1, 3, padding=1),
         )
-        self.apply(lambda module: initialise_(module, initialisation))
+        super().__init__(spatial_dims, head, body, upsampler, tail, scale_factor, residual, initialisation)
         with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, DenseBlock):
-                    for parameter in module.parameters():
+            for block in self.modules():
+                if isinstance(block, DenseBlock):
+                    for parameter in block.parameters():
                         parameter.mul_(dense_weights)
-                elif isinstance(module, SubpixelUpsample):
-                    weight, positions = (
-                        module.conv_block.weight,
-                        2**spatial_dims,
-                    )  # consecutive filters make one HR block
-                    weight.copy_(weight[::positions].repeat_interleave(positions, 0))
-
-    def forward(self, x: torch.Tensor, shape: list[int] | None = None) -> torch.Tensor:
-        """Map `(B, in_channels, *spatial)` to `(B, 1, *(scale_factor * spatial))`; a `shape` given must be this spatial one."""
-        expect_shape(x, self.scale_factor, shape)
-        features = self.head(x)
-        y: torch.Tensor = self.tail(self.upsampler(features + self.body(features)))
-        if not self.residual:
-            return y
-        image = x[:, :1]
-        if self.scale_factor > 1:
-            image = functional.interpolate(image, scale_factor=float(self.scale_factor), mode=self.mode)
-        return y + image

@@ -9,8 +9,8 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 from torch.nn import functional
 
-from .edsr import expect_shape
 from .initialisation import initialise_
+from .residual_upsampling import expect_shape
 
 _PASSES = {2: 1, 4: 2, 8: 3}
 

@@ -81,7 +81,8 @@ class Acquired(MapTransform):
     Args:
         keys: the HR image.
         target_key: where the HR truth goes.
-        factor_key: item field that holds a scale factor of its own for this item, in place of `scale_factor`.
+        factor_key: item field that holds a scale factor of its own for this item, in place of `scale_factor`. With `in_plane_only`
+            the two factors of the plane come to stand there: reports name them `2x2`, whichever axis the slices lie across.
     """
 
     def __init__(
@@ -102,6 +103,11 @@ class Acquired(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        factor = d.get(self.factor_key)
         for key in self.key_iterator(d):
-            d[key], d[self.target_key] = self.acquire(d[key], d.get(self.factor_key))
+            d[key], target = self.acquire(d[key], factor)
+            d[self.target_key] = target
+            if self.acquire.in_plane_only:
+                factors = per_axis(self.acquire.scale_factor if factor is None else factor, target.ndim - 1)
+                d[self.factor_key] = tuple(f for axis, f in enumerate(factors) if axis != target.meta["slice_axis"])
         return d

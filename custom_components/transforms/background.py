@@ -7,13 +7,10 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch.nn.functional import interpolate
 
-
-def _plain(img: torch.Tensor) -> torch.Tensor:
-    return img.as_tensor() if isinstance(img, MetaTensor) else img
+from ..tensors import plain
 
 
 def _widened(mask: torch.Tensor, margin: int) -> torch.Tensor:
@@ -42,7 +39,7 @@ def empty_background(lowres: torch.Tensor, shape: Sequence[int], margin: int = 1
     Returns:
         bool, `(1, *shape)`; it and the LR masks are all the memory that is used.
     """
-    lowres = _plain(lowres)
+    lowres = plain(lowres)
     mask = _widened(lowres != lowres.min(), margin).logical_not_()
     fine = interpolate(mask.view(torch.uint8)[None], size=tuple(shape), mode="nearest-exact")
     return fine[0].view(torch.bool)
@@ -68,7 +65,7 @@ class KeepBackground(Transform):
     def __call__(self, img: torch.Tensor, lowres: torch.Tensor) -> torch.Tensor:
         """Change the result `img` `(1, *spatial)` where the scan `lowres` `(1, *spatial_lr)` is empty."""
         mask = empty_background(lowres, img.shape[1:], self.margin)
-        _plain(img).masked_fill_(mask.to(img.device), float(lowres.min()))
+        plain(img).masked_fill_(mask.to(img.device), float(lowres.min()))
         return img
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..acquisition import PROTOCOLS, Protocol, acquisition_operator
+from ..tensors import plain
 
 
 def consistency_error(
@@ -29,7 +29,7 @@ def consistency_error(
     Raises:
         ValueError: on an unknown protocol, or a scan with more voxels than the result along an axis.
     """
-    x, y = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in (img, lowres))
+    x, y = plain(img), plain(lowres)
     again = acquisition_operator(x.shape[1:], y.shape[1:], protocol)(x[None])[0]
     return (again - y.to(again)).square().mean().sqrt()
 

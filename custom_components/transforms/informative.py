@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, Transform
 
 from ..acquisition import slice_axis
 from ..errors import ScanError
+from ..tensors import plain
 
 
 def _check(level: float, share: float, min_variance: float) -> None:
@@ -88,7 +89,7 @@ class KeepInformativeSlices(Transform):
             raise ValueError(f"expected a scan (C, X, Y, Z), got the shape {tuple(img.shape)}")
         affine = img.affine if isinstance(img, MetaTensor) else torch.eye(4)
         axis = slice_axis(img.shape[1:], affine) if self.axis is None else self.axis
-        volume = (img.as_tensor() if isinstance(img, MetaTensor) else img)[0]
+        volume = plain(img)[0]
         kept = informative_slices(volume, axis, self.level, self.share, self.min_variance).nonzero()
         if not len(kept):
             name = f"{img.meta.get('filename_or_obj', 'scan')}: " if isinstance(img, MetaTensor) else ""

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..errors import ScanError
+from ..tensors import plain
 
 MAX_SAMPLES = 2**24  # torch.quantile takes no more; larger scans are read with a stride
 
@@ -45,7 +46,7 @@ class RobustScale(Transform):
 
     def __call__(self, img: torch.Tensor) -> MetaTensor:
         """Scale `(C, *spatial)`; the result keeps the affine and meta data."""
-        x = img.as_tensor() if isinstance(img, MetaTensor) else img
+        x = plain(img)
         low = 0.0 if self.lower is None else percentile(x, self.lower)
         high = percentile(x, self.upper)
         if not high > low:
@@ -68,8 +69,7 @@ class RestoreIntensity(Transform):
         """Scale `img` `(C, *spatial)` back to the units of the scan; a plain tensor takes the meta data of `reference`."""
         meta = dict(img.meta if isinstance(img, MetaTensor) else reference.meta)
         low, high = float(reference.meta["intensity_lower"]), float(reference.meta["intensity_upper"])
-        y = img.as_tensor() if isinstance(img, MetaTensor) else img
-        y = y.mul_(high - low).add_(low)
+        y = plain(img).mul_(high - low).add_(low)
         if float(reference.meta["intensity_min"]) >= 0:
             y.clamp_(min=0)
         return MetaTensor(y, meta=meta)

@@ -13,8 +13,7 @@ from monai.transforms import MapTransform, Randomizable, Transform
 
 from ..acquisition import FieldChange, background_noise, simulate_low_field
 from ..errors import ScanError
-from .pairs import inner_patch
-from .patch import per_network_axis
+from .patch import inner_patch, per_network_axis
 
 
 class LowField(Transform):

@@ -1,4 +1,4 @@
-"""Random HR patches, at the scan's own resolution or a coarser one."""
+"""Random HR patches, at the scan's own resolution or a coarser one, and what is left of a patch without its margin."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from torch.nn.functional import pad
 
 from ..acquisition import PROTOCOLS, SeparableOperator, slice_axis
+from ..tensors import plain
 
 
 def per_network_axis(size: int | Sequence[int], spatial_dims: int, dims: int = 3) -> tuple[int, ...]:
@@ -26,6 +27,32 @@ def per_network_axis(size: int | Sequence[int], spatial_dims: int, dims: int = 3
     if len(sizes) != axes:
         raise ValueError(f"a patch size must be one number or {axes} numbers, got {size}")
     return sizes + (1,) * (dims - axes)
+
+
+def inner_patch(x: torch.Tensor, margin: int | Sequence[int], spatial_dims: int = 3) -> torch.Tensor:
+    """A patch without its margin, as a plain tensor of its own; for 2D networks also without its last axis of one voxel.
+
+    Args:
+        x: `(C, *(size + 2 margin))`.
+        margin: voxels on each side, one number or one per axis of the patch.
+        spatial_dims: of the network.
+
+    Raises:
+        ValueError: on a margin that leaves nothing or has a wrong number of values, or a last axis that is not one voxel.
+    """
+    dims = x.ndim - 1
+    margins = (margin,) * dims if isinstance(margin, int) else tuple(margin)
+    if len(margins) != dims or not all(0 <= 2 * m < n for m, n in zip(margins, x.shape[1:], strict=False)):
+        raise ValueError(f"expected a patch of more than twice the margin {margin}, got {list(x.shape[1:])} voxels")
+    box = (slice(None), *(slice(m, n - m) for m, n in zip(margins, x.shape[1:], strict=True)))
+    inner = plain(x)[box]
+    if spatial_dims == 2 and dims == 3:
+        if inner.shape[-1] != 1:
+            raise ValueError(
+                f"expected a patch of one slice with margin {margin}, got {list(x.shape[1:])} voxels, the slices last"
+            )
+        inner = inner[..., 0]
+    return inner.clone()
 
 
 class RandHRPatch(Randomizable, Transform):
@@ -100,8 +127,7 @@ class RandHRPatch(Randomizable, Transform):
 
     def cut(self, img: torch.Tensor) -> torch.Tensor:
         """The patch at the place that was drawn last."""
-        x = img.as_tensor() if isinstance(img, MetaTensor) else img
-        x = x.permute(0, *(axis + 1 for axis in self.order))
+        x = plain(img).permute(0, *(axis + 1 for axis in self.order))
         ends = [(s, s + e, n) for s, e, n in zip(self.start, self.extent, x.shape[1:], strict=True)]
         inside = (slice(None), *(slice(max(first, 0), last) for first, last, _ in ends))
         x = x[inside]

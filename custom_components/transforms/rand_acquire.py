@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 
 from ..acquisition import PROTOCOLS, Protocol, SeparableOperator, add_rician_noise, interpolation_matrix
+from ..tensors import plain
 from .acquire import Factor, per_axis
-from .patch import per_network_axis
+from .patch import inner_patch, per_network_axis
 
 
 @lru_cache(maxsize=256)  # a whole factor has few grid positions, which come again; others are computed for each sample
@@ -119,7 +119,7 @@ class RandAcquire(Randomizable, Transform):
             self.offsets = [self.margin + (min(f, p) - 1) / 2 for f, p in zip(self.factors, size, strict=True)]
             if any(f > p for f, p in zip(self.factors[: self.spatial_dims], size, strict=False)):
                 raise ValueError(f"expected a patch of at least {self.factors} voxels, got {self.patch_size}")
-        x = (hr.as_tensor() if isinstance(hr, MetaTensor) else hr)[None]
+        x = plain(hr)[None]
         acquire: list[torch.Tensor | None] = []
         interpolate: list[torch.Tensor | None] = []
         for axis, (p, f, offset) in enumerate(zip(size, self.factors, self.offsets, strict=True)):
@@ -136,14 +136,14 @@ class RandAcquire(Randomizable, Transform):
         if self.std:
             lr = add_rician_noise(lr, self.std, torch.Generator().manual_seed(self.noise_seed))
         image = SeparableOperator(interpolate)(lr)[0]
-        if self.kind is None:
-            size = tuple(max(p - p % int(f), 1) for p, f in zip(size, self.factors, strict=True))
-        target = hr.as_tensor() if isinstance(hr, MetaTensor) else hr
-        inner = (slice(None), *(slice(self.margin, self.margin + p) for p in size))
-        target = target[inner]
         if self.spatial_dims == 2:
-            image, target = image[..., 0], target[..., 0]
-        return image.clone(), target.clone()
+            image = image[..., 0]
+        target = inner_patch(hr, self.margin, self.spatial_dims)
+        if self.kind is None:
+            extent = [slice(n * int(f)) for n, f in zip(image.shape[1:], self.factors, strict=False)]
+            box = (slice(None), *extent)
+            target = target[box].clone()
+        return image.clone(), target
 
 
 class RandAcquired(Randomizable, MapTransform):

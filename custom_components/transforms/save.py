@@ -17,6 +17,7 @@ from monai.transforms import MapTransform, Transform
 
 from ..errors import ScanError
 from ..files import PathLike, atomic_write
+from ..fingerprint import result_state
 from ..scans import scan_stem
 from .picture import PNG_DTYPES, write_png
 
@@ -108,7 +109,7 @@ class SaveScan(Transform):
         self.inputs = {Path(p).expanduser().resolve() for p in inputs}
 
     def __call__(self, img: MetaTensor, stem: str | None = None) -> MetaTensor:
-        """Save `(1, X, Y, Z)` and set `meta["saved_to"]`; without `stem` the scan's file name gives it."""
+        """Save `(1, X, Y, Z)`, set `meta["saved_to"]` and `meta["saved_state"]`; without `stem` the scan's file name gives it."""
         if img.ndim != 4 or img.shape[0] != 1:
             raise ValueError(f"expected a volume of shape (1, X, Y, Z), got {tuple(img.shape)}")
         source = str(img.meta.get("filename_or_obj", "scan"))
@@ -125,16 +126,18 @@ class SaveScan(Transform):
         stored = as_stored(volume, dtype)
         if as_picture:
             write_png(path, stored[..., 0])
+            state = result_state(path)
         else:
             image = nifti_image(stored, affine, img.meta)
-            with (
-                atomic_write(path) as partial,
-                partial.open("wb") as file,
-                # no name or time inside, so that equal results are equal files
-                gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
-            ):
-                image.to_stream(packed)
-        img.meta["saved_to"] = str(path)
+            with atomic_write(path) as partial:
+                with (
+                    partial.open("wb") as file,
+                    # no name or time inside, so that equal results are equal files
+                    gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+                ):
+                    image.to_stream(packed)
+                state = result_state(partial)  # of this file, whoever else may write one of the same name
+        img.meta["saved_to"], img.meta["saved_state"] = str(path), state
         return img
 
 

@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from ..tensors import plain
 from .intensity import percentile
 
 FOREGROUND = 0.02  # of the robust [0, 1] scale: above the empty background and most of the noise of air
@@ -24,7 +25,7 @@ def intensity_profile(img: torch.Tensor) -> dict[str, float]:
 
     `foreground` is the share of voxels above 0.02; `"5"`, `"25"`, `"50"`, `"75"`, `"95"` are percentiles of them.
     """
-    x = img.as_tensor() if isinstance(img, MetaTensor) else img
+    x = plain(img)
     foreground = x[x > FOREGROUND]
     share = foreground.numel() / x.numel()
     return {"foreground": share, **{str(q): percentile(foreground, q) if share else 0.0 for q in PERCENTILES}}

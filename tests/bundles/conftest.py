@@ -198,20 +198,30 @@ def noise() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def training_scans(tmp_path_factory) -> Path:
-    """Adult and fetal subjects for training, as the overlays for shipped weights select them, and one for validation."""
-    folder = tmp_path_factory.mktemp("training_scans")
-    adults = [{"subject": f"a{i}", "modality": "T2w" if i < 3 else "T1w"} for i in range(4)]
-    training = [*adults, {"subject": "sta-25", "modality": "T2w", "population": "fetal"}]
-    entries = {"training": training, "validation": [{"subject": "v"}]}
-    for seed, entry in enumerate([*training, *entries["validation"]]):
-        rng = np.random.default_rng(seed)
-        volume = gaussian_filter(rng.random((46, 48, 44)), 2) + 0.15 * gaussian_filter(rng.random((46, 48, 44)), 0.7)
-        volume = 1000 * (volume - volume.min()) / np.ptp(volume)
-        entry["image"] = f"{entry['subject']}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), folder / entry["image"])
-    (folder / "dataset.json").write_text(json.dumps(entries))
-    return folder
+def write_training_scans(tmp_path_factory) -> Callable[[tuple[int, int, int]], Path]:
+    """Write scans of a shape: subjects for training, as the overlays for shipped weights select them, and one for validation."""
+
+    def write(shape: tuple[int, int, int]) -> Path:
+        folder = tmp_path_factory.mktemp("training_scans")
+        adults = [{"subject": f"a{i}", "modality": "T2w" if i < 3 else "T1w"} for i in range(4)]
+        training = [*adults, {"subject": "sta-25", "modality": "T2w", "population": "fetal"}]
+        entries = {"training": training, "validation": [{"subject": "v"}]}
+        for seed, entry in enumerate([*training, *entries["validation"]]):
+            rng = np.random.default_rng(seed)
+            volume = gaussian_filter(rng.random(shape), 2) + 0.15 * gaussian_filter(rng.random(shape), 0.7)
+            volume = 1000 * (volume - volume.min()) / np.ptp(volume)
+            entry["image"] = f"{entry['subject']}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), folder / entry["image"])
+        (folder / "dataset.json").write_text(json.dumps(entries))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def training_scans(write_training_scans) -> Path:
+    """What `prepare_training` trains on; a test file may put scans of another shape in its place."""
+    return write_training_scans((46, 48, 44))
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
+from functools import partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
-from scipy.ndimage import gaussian_filter
 
 from custom_components.acquisition import PROTOCOLS
 from custom_components.handlers import load_weights
@@ -27,38 +23,13 @@ SMOKE = ROOT / "configs" / "smoke.json"
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    """Adult and fetal subjects for training, as the overlays select them, and one for validation."""
-    folder = tmp_path_factory.mktemp("scans")
-    adults = [{"subject": f"a{i}", "modality": "T2w" if i < 3 else "T1w"} for i in range(4)]
-    training = [*adults, {"subject": "sta-25", "modality": "T2w", "population": "fetal"}]
-    entries = {"training": training, "validation": [{"subject": "v"}]}
-    for seed, entry in enumerate([*training, *entries["validation"]]):
-        rng = np.random.default_rng(seed)
-        volume = gaussian_filter(rng.random((16, 18, 14)), 2) + 0.15 * gaussian_filter(rng.random((16, 18, 14)), 0.7)
-        volume = 1000 * (volume - volume.min()) / np.ptp(volume)
-        entry["image"] = f"{entry['subject']}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), folder / entry["image"])
-    (folder / "dataset.json").write_text(json.dumps(entries))
-    return folder
+def training_scans(write_training_scans):
+    return write_training_scans((16, 18, 14))
 
 
 @pytest.fixture
-def prepare(scans, tmp_path, monkeypatch):
-    """Build a training run in this process."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what a workflow sets
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.chdir(ROOT)
-
-    def make(*overlays, **options):
-        files = [str(BUNDLE / "configs" / "train.json"), *map(str, overlays)]
-        given = {"bundle_root": str(BUNDLE), "dataset_dir": str(scans), "output_dir": str(tmp_path / "out")}
-        given |= {"device": "$torch.device('cpu')", "num_workers": 0, **options}
-        workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", **given)
-        workflow.initialize()
-        return workflow
-
-    return make
+def prepare(prepare_training):
+    return partial(prepare_training, BUNDLE)
 
 
 def overlay(name):

@@ -365,6 +365,13 @@ def test_hooks_are_not_passed_over() -> None:
         trace(network, 3, 2)
 
 
+def test_a_forward_put_in_place_of_the_own_one_is_not_passed_over() -> None:
+    network = nn.Sequential(c3(2, 2))
+    network[0].forward = lambda x: x * 2  # type: ignore[method-assign]
+    with pytest.raises(NotStreamableError, match="a forward of its own"):
+        trace(network, 3, 2)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated:DeprecationWarning")
 def test_script_modules_are_not_streamable() -> None:
     network = torch.jit.trace(nn.Sequential(c3(2, 2)), torch.zeros(1, 2, 4, 4, 4))

@@ -11,10 +11,6 @@ from custom_components.networks import DCSRN
 SMALL = {"num_layers": 3, "growth_rate": 3, "first_filters": 4}
 
 
-def size(network):
-    return sum(p.numel() for p in network.parameters())
-
-
 def trained(network):
     """The network with statistics and weights of its norms as after training, in evaluation mode."""
     for module in network.modules():
@@ -26,16 +22,9 @@ def trained(network):
     return network.eval()
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 class TestStructure:
     @pytest.mark.parametrize(("norm", "expected"), [("batch", 223_729), (None, 223_057)])
-    def test_number_of_parameters_of_the_paper_s_network(self, norm, expected):
+    def test_number_of_parameters_of_the_paper_s_network(self, size, norm, expected):
         """27 * 48 + 48; 27 * 24 * (48 + 72 + 96 + 120) + 4 * 24; 27 * 144 + 1; and 2 * (48 + 72 + 96 + 120) of the norms."""
         assert size(DCSRN(3, norm=norm)) == expected
 
@@ -43,7 +32,7 @@ class TestStructure:
         ("dims", "channels", "layers", "growth", "first"), [(2, 1, 4, 24, 48), (3, 2, 1, 5, 7), (2, 3, 6, 4, 2)]
     )
     @pytest.mark.parametrize("norm", ["batch", None])
-    def test_number_of_parameters(self, dims, channels, layers, growth, first, norm):
+    def test_number_of_parameters(self, size, dims, channels, layers, growth, first, norm):
         k, seen = 3**dims, layers * first + growth * layers * (layers - 1) // 2
         expected = (k * channels + 1) * first + k * growth * seen + layers * growth
         expected += k * (first + layers * growth) + 1 + (2 * seen if norm else 0)

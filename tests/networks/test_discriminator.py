@@ -12,17 +12,6 @@ from custom_components.networks import Discriminator
 SMALL = {"num_filters": 3, "dense_features": 7}
 
 
-def size(network):
-    return sum(p.numel() for p in network.parameters())
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 class TestStructure:
     def test_is_figure_7(self):
         with torch.device("meta"):
@@ -37,7 +26,7 @@ class TestStructure:
         assert {m.negative_slope for m in network.modules() if isinstance(m, nn.LeakyReLU)} == {0.2}
 
     @pytest.mark.parametrize(("patch_size", "inputs"), [(None, 512), (128, 512 * 64), ((96, 40), 512 * 6 * 3)])
-    def test_number_of_parameters(self, patch_size, inputs):
+    def test_number_of_parameters(self, size, patch_size, inputs):
         """Weights of the convolutions, two numbers per channel of the normalisations, and the dense layers."""
         widths = [1, 64, 64, 128, 128, 256, 256, 512, 512]
         convolutions = sum(9 * a * b for a, b in pairwise(widths))

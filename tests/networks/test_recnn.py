@@ -12,24 +12,17 @@ def convolutions(network):
     return [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 class TestStructure:
     @pytest.mark.parametrize(
         ("dims", "channels", "layers", "filters", "kernel"),
         [(3, 1, 10, 64, 3), (3, 1, 20, 64, 3), (2, 2, 3, 8, 5), (3, 3, 2, 4, 1)],
     )
-    def test_number_of_parameters(self, dims, channels, layers, filters, kernel):
+    def test_number_of_parameters(self, size, dims, channels, layers, filters, kernel):
         k = kernel**dims
         weights = k * (channels * filters + (layers - 2) * filters**2 + filters)
         biases = (layers - 1) * filters + 1
         network = ReCNN(dims, channels, layers, filters, kernel)
-        assert sum(p.numel() for p in network.parameters()) == weights + biases
+        assert size(network) == weights + biases
 
     def test_defaults_are_the_20_layers_of_the_paper(self):
         layers = convolutions(ReCNN(3))

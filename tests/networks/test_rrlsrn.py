@@ -12,10 +12,6 @@ from custom_components.networks.rrlsrn import linear_kernel
 SMALL = {"num_layers": 3, "num_filters": 4}
 
 
-def size(network):
-    return sum(p.numel() for p in network.parameters())
-
-
 def without_residual(network):
     for name, p in network.named_parameters():
         if "upsample_image" not in name:
@@ -23,23 +19,16 @@ def without_residual(network):
     return network
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 class TestStructure:
     @pytest.mark.parametrize(("dims", "expected"), [(2, 444_817), (3, 1_333_825)])
-    def test_number_of_parameters_of_the_paper_s_network(self, dims, expected):
+    def test_number_of_parameters_of_the_paper_s_network(self, size, dims, expected):
         """In 2D 9 * 64 + 64; 12 (9 * 64^2 + 64); 16 * 64 + 1 and 16 of the transposed convolutions."""
         assert size(RRLSRN(dims)) == expected
         assert size(RRLSRN(dims, scale_factor=8)) == expected
 
     @pytest.mark.parametrize(("dims", "channels", "layers", "filters"), [(2, 2, 1, 5), (3, 1, 4, 3), (2, 3, 2, 8)])
     @pytest.mark.parametrize(("scale", "share", "levels"), [(2, True, 1), (2, False, 1), (4, False, 2), (8, False, 3)])
-    def test_number_of_parameters(self, dims, channels, layers, filters, scale, share, levels):
+    def test_number_of_parameters(self, size, dims, channels, layers, filters, scale, share, levels):
         k, n = 3**dims, filters
         level = (k * channels + 1) * n + (layers - 1) * (k * n + 1) * n + 4**dims * n + 1 + 4**dims
         assert size(RRLSRN(dims, channels, layers, filters, scale, share)) == levels * level

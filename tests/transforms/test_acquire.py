@@ -122,6 +122,8 @@ class TestAcquire:
         assert torch.equal(item["target"], hr)
         own = Acquired("image", 2, in_plane_only=True)({"image": scan, "scale_factor": (2, 1, 4)})
         assert own["image"].shape == (1, 12, 22, 20)
+        assert item["scale_factor"] == (2.0, 2.0)  # as reports name it: 2x2
+        assert own["scale_factor"] == (2.0, 1.0)
 
     def test_unknown_protocol(self, scan):
         with pytest.raises(ValueError, match=r"protocol must be one of .*got 'mri'"):

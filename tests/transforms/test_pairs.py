@@ -12,13 +12,13 @@ from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
 
 from custom_components.errors import ScanError
 from custom_components.transforms import CheckPair, CheckPaird, LoadScan, LoadScand, RandHRPatchd, TakePaird
-from custom_components.transforms.pairs import (
+from custom_components.transforms.registration import (
     covered_share,
     dice,
     head_mask,
-    inner_patch,
     local_mean,
     registration_gain,
+    same_grid,
 )
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "adult_multimodal"
@@ -207,6 +207,15 @@ class TestMeasures:
         assert covered_share(source, target) == pytest.approx(inside, abs=2e-3)
         assert covered_share(target, target) == 1
 
+    def test_same_grid_is_within_a_hundredth_of_a_mm_at_each_corner(self):
+        """Turned by 0.0995 mrad about the first voxel: a corner 100 mm off moves by 9.95 um, one 101 mm off by 10.05 um."""
+        turn = np.array([[1, -9.95e-5, 0, 0], [9.95e-5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        for n, same in ((101, True), (102, False)):
+            here = MetaTensor(torch.zeros(1, n, 2, 2), affine=torch.eye(4))
+            there = MetaTensor(torch.zeros(1, n, 2, 2), affine=torch.from_numpy(turn))
+            assert same_grid(here, there) == same_grid(there, here) == same
+        assert not same_grid(here, MetaTensor(torch.zeros(1, 2, n, 2), affine=torch.eye(4)))
+
     def test_dice(self):
         a, b = torch.zeros(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
         assert dice(a, b) == 1
@@ -267,24 +276,6 @@ class TestTakePair:
         assert item["other"] == 1
         item["image"].zero_()
         assert image[:, 2:7, 2:7, 2:7].any()
-
-    @pytest.mark.parametrize(("patch", "margin"), [((40, 40, 1), 0), ((46, 46, 7), 3), ((46, 44, 1), (3, 2, 0))])
-    def test_slices(self, patch, margin):
-        x = torch.rand(1, *patch)
-        inner = inner_patch(x, margin, 2)
-        m = (margin,) * 3 if isinstance(margin, int) else margin
-        assert torch.equal(inner, x[:, m[0] : m[0] + 40, m[1] : m[1] + 40, m[2]])
-
-    @pytest.mark.parametrize("margin", [4, (1, 1), (4, 0, 0), -1])
-    def test_a_margin_that_does_not_fit(self, margin):
-        with pytest.raises(
-            ValueError, match=r"expected a patch of more than twice the margin .*, got \[8, 8, 8\] voxels"
-        ):
-            inner_patch(torch.rand(1, 8, 8, 8), margin)
-
-    def test_a_patch_that_is_no_slice(self):
-        with pytest.raises(ValueError, match=r"expected a patch of one slice with margin 2, got \[8, 8, 8\] voxels"):
-            inner_patch(torch.rand(1, 8, 8, 8), 2, 2)
 
     @pytest.mark.parametrize(("dims", "size"), [(3, (6, 6, 6)), (2, (6, 6))])
     def test_after_the_patch_transform(self, dims, size):

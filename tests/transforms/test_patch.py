@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from custom_components.transforms import RandHRPatchd
-from custom_components.transforms.patch import RandHRPatch, per_network_axis
+from custom_components.transforms.patch import RandHRPatch, inner_patch, per_network_axis
 
 
 def indexed(*shape):
@@ -291,3 +291,23 @@ class TestDictionary:
         assert RandHRPatchd("image", 4, allow_missing_keys=True)(item) == item
         with pytest.raises(KeyError):
             RandHRPatchd("image", 4)(item)
+
+
+class TestInnerPatch:
+    @pytest.mark.parametrize(("patch", "margin"), [((40, 40, 1), 0), ((46, 46, 7), 3), ((46, 44, 1), (3, 2, 0))])
+    def test_slices(self, patch, margin):
+        x = torch.rand(1, *patch)
+        inner = inner_patch(x, margin, 2)
+        m = (margin,) * 3 if isinstance(margin, int) else margin
+        assert torch.equal(inner, x[:, m[0] : m[0] + 40, m[1] : m[1] + 40, m[2]])
+
+    @pytest.mark.parametrize("margin", [4, (1, 1), (4, 0, 0), -1])
+    def test_a_margin_that_does_not_fit(self, margin):
+        with pytest.raises(
+            ValueError, match=r"expected a patch of more than twice the margin .*, got \[8, 8, 8\] voxels"
+        ):
+            inner_patch(torch.rand(1, 8, 8, 8), margin)
+
+    def test_a_patch_that_is_no_slice(self):
+        with pytest.raises(ValueError, match=r"expected a patch of one slice with margin 2, got \[8, 8, 8\] voxels"):
+            inner_patch(torch.rand(1, 8, 8, 8), 2, 2)
