@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from monai.data import Dataset
+from monai.data import DataLoader, Dataset
+from monai.data.utils import no_collation
+from torch.utils.data import get_worker_info
 
 from .errors import reason
+from .memory import peak_memory, reset_peak_memory
 
 
 def with_scale_factors(items: Sequence[Mapping[str, Any]], scale_factors: Sequence[Any]) -> list[dict[str, Any]]:
@@ -18,6 +22,8 @@ def with_scale_factors(items: Sequence[Mapping[str, Any]], scale_factors: Sequen
 class ScanDataset(Dataset):
     """Whole scans; one that cannot be loaded becomes an item with the key `error`, its reason in one line.
 
+    In a worker process of a loader an item also gets `loading`: its `seconds`, and `peak_memory` of the worker in bytes.
+
     Args:
         data: items of `custom_components.scans.find_scans` or `custom_components.splits.training_scans`.
         transform: the preprocessing.
@@ -26,10 +32,38 @@ class ScanDataset(Dataset):
     def __getitem__(self, index: int | slice | Sequence[int]) -> Any:
         if not isinstance(index, int):
             return super().__getitem__(index)
+        if get_worker_info() is None:
+            return self._item(index)
+        reset_peak_memory()
+        started = time.perf_counter()
+        item = self._item(index)
+        return {**item, "loading": {"seconds": time.perf_counter() - started, "peak_memory": peak_memory()}}
+
+    def _item(self, index: int) -> Any:
         try:
             return self._transform(index)
         except Exception as error:  # whatever a file makes a reader raise must not stop the other files
             return {**self.data[index], "error": reason(error)}
+
+
+class ScanLoader(DataLoader):
+    """Scans of a `ScanDataset` one by one, as lists of one item; with workers the next ones are loaded while one is computed.
+
+    Each worker keeps one loaded scan ready, in shared memory (`/dev/shm`; a container may need more of it than it has by default).
+
+    Args:
+        dataset: the scans.
+        num_workers: processes that load; 0 loads in this one, when a scan is asked for.
+
+    Raises:
+        ValueError: unless `num_workers` is a whole number >= 0.
+    """
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0) -> None:
+        if not isinstance(num_workers, int) or num_workers < 0:
+            raise ValueError(f"num_workers must be a whole number >= 0, got {num_workers!r}")
+        ahead = {"prefetch_factor": 1} if num_workers else {}
+        super().__init__(dataset, num_workers=num_workers, batch_size=1, collate_fn=no_collation, **ahead)
 
 
 class RandomPatches(Dataset):

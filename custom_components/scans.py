@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import PathLike
+from .summary_file import NAME as SUMMARY
+from .summary_file import read_rows
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -70,7 +72,9 @@ def scans_in(folder: Path) -> list[Path]:
 
 
 def _as_paths(path: PathLike | Sequence[PathLike]) -> list[Path]:
-    if isinstance(path, str) and path.lstrip().startswith("[") and not Path(path).exists():
+    if (
+        isinstance(path, str) and path.lstrip().startswith("[") and not os.path.exists(path)
+    ):  # false, no error, for a long list
         with contextlib.suppress(ValueError, SyntaxError):
             path = [str(p) for p in ast.literal_eval(path)]
     given = [path] if isinstance(path, (str, os.PathLike)) else path
@@ -94,7 +98,14 @@ def with_stems(items: list[dict[str, str]]) -> list[dict[str, str]]:
     return items
 
 
-def find_scans(path: PathLike | Sequence[PathLike]) -> list[dict[str, str]]:
+def _results(folder: Path, scans: list[Path]) -> set[Path]:
+    """Files in a folder that its summary calls results of these scans."""
+    files = {str(p) for p in scans}
+    names = {Path(row["output"]).name for row in read_rows(folder / SUMMARY) if row["file"] in files and row["output"]}
+    return {(folder / name).resolve() for name in names}
+
+
+def find_scans(path: PathLike | Sequence[PathLike], output_dir: PathLike | None = None) -> list[dict[str, str]]:
     """Scans at a path as items `{"image": path, "stem": unique name for outputs}`.
 
     A file is one item. A folder gives its NIfTI, MetaImage and NRRD files (sorted, not the hidden ones), then itself if
@@ -105,6 +116,8 @@ def find_scans(path: PathLike | Sequence[PathLike]) -> list[dict[str, str]]:
 
     Args:
         path: file, folder, list of them, or such a list as text (`"['a.nii.gz', 'b']"`), as a command line hands it.
+        output_dir: where results go. Those that a run before made there of scans at this path are no scans, so that the same call
+            again does not take them for such when they lie beside the scans.
     """
     found: list[Path] = []
     for entry in _as_paths(path):
@@ -113,4 +126,5 @@ def find_scans(path: PathLike | Sequence[PathLike]) -> list[dict[str, str]]:
             with contextlib.suppress(OSError):  # a folder that may not be read: loading it says so
                 scans = scans_in(entry)
         found += scans or [entry]
-    return with_stems([{"image": str(p)} for p in dict.fromkeys(found)])
+    results = set() if output_dir is None else _results(Path(output_dir).expanduser(), found)
+    return with_stems([{"image": str(p)} for p in dict.fromkeys(found) if not results or p.resolve() not in results])

@@ -1,4 +1,6 @@
 import itertools
+import os
+import time
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.data.utils import no_collation
 from monai.transforms import Compose, Lambdad, RandScaleIntensityd
 
-from custom_components.datasets import RandomPatches, ScanDataset, with_scale_factors
+from custom_components.datasets import RandomPatches, ScanDataset, ScanLoader, with_scale_factors
 from custom_components.errors import ScanError
 
 
@@ -86,6 +88,51 @@ class TestScanDataset:
 
         with pytest.raises(KeyboardInterrupt):
             ScanDataset(items, interrupt)[0]
+
+
+def slow(item):
+    """Loads in a fifth of a second, and says where."""
+    time.sleep(0.2)
+    if item["image"] == "foreign.nii":
+        raise OSError("foreign trouble")
+    return {
+        **item,
+        "process": os.getpid(),
+        "image": MetaTensor(torch.ones(1, 2, 2), meta={"filename_or_obj": item["image"]}),
+    }
+
+
+class TestScanLoader:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_scans_one_by_one_in_their_order(self, items, num_workers):
+        loader = ScanLoader(ScanDataset(items, Compose([Lambdad("image", load)])), num_workers)
+        got = [item for (item,) in loader]
+        assert [item["stem"] for item in got] == [item["stem"] for item in items]
+        assert ["error" in item for item in got] == [False, True, False, True, True, False]
+        assert [float(item["image"].mean()) for item in got if "error" not in item] == [5, 6, 7]
+        assert all(("loading" in item) == (num_workers > 0) for item in got)
+
+    def test_a_worker_says_what_loading_took(self):
+        data = [{"image": name} for name in ("a.nii", "foreign.nii")]
+        good, bad = (item for (item,) in ScanLoader(ScanDataset(data, slow), 1))
+        assert good["process"] != os.getpid() and good["image"].meta["filename_or_obj"] == "a.nii"
+        assert bad["error"] == "OSError: foreign trouble"
+        for item in (good, bad):
+            assert 0.2 <= item["loading"]["seconds"] < 2
+            assert 2**22 < item["loading"]["peak_memory"] < 2**36
+
+    def test_the_next_scan_is_loaded_meanwhile(self):
+        scans = iter(ScanLoader(ScanDataset([{"image": "a.nii"}] * 2, slow), 1))
+        next(scans)
+        time.sleep(0.4)  # stands for the network
+        started = time.perf_counter()
+        next(scans)
+        assert time.perf_counter() - started < 0.15
+
+    @pytest.mark.parametrize("num_workers", [-1, "two", 1.5, None])
+    def test_errors(self, num_workers):
+        with pytest.raises(ValueError, match=f"num_workers must be a whole number >= 0, got {num_workers!r}"):
+            ScanLoader(ScanDataset([], load), num_workers)
 
 
 class TestRandomPatches:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from custom_components.errors import ScanError
-from custom_components.files import atomic_write
+from custom_components.files import atomic_write, locked
 
 
 def touch(*paths):
@@ -82,3 +86,71 @@ def test_leftovers_of_dead_processes_are_removed_and_only_those(tmp_path):
     with atomic_write(tmp_path / "b.csv") as partial:
         partial.write_text("b")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "b.csv"])
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def count(path, times):
+    """Add 1 to the number in a file, many times; lost where two processes read the same number."""
+    for _ in range(times):
+        with locked(path):
+            number = int(path.read_text())
+            time.sleep(0.0005)
+            path.write_text(str(number + 1))
+
+
+def test_locked_lets_one_process_at_a_time(tmp_path):
+    path = tmp_path / "number"
+    path.write_text("0")
+    processes = [FORK.Process(target=count, args=(path, 50)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert path.read_text() == "150"
+    assert os.listdir(tmp_path) == ["number"]
+
+
+def hold(path, held):
+    with locked(path):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    held = FORK.Event()
+    process = FORK.Process(target=hold, args=(tmp_path / "a.csv", held))
+    process.start()
+    assert held.wait(10)
+    waiting = FORK.Process(target=count, args=(tmp_path / "a.csv", 0))
+    waiting.start()
+    assert os.listdir(tmp_path) == [".lock-a.csv"]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    started = time.monotonic()
+    with locked(tmp_path / "a.csv"):
+        assert time.monotonic() - started < 10
+    waiting.join()
+    assert os.listdir(tmp_path) == []
+
+
+def test_locked_where_there_are_no_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with locked(tmp_path / "new" / "a.csv"):
+        (tmp_path / "new" / "a.csv").write_text("")
+    assert len(os.listdir("/proc/self/fd")) == descriptors if descriptors else True
+    (tmp_path / "file").write_text("")
+    with locked(tmp_path / "file" / "a.csv"):
+        pass
+
+
+def test_locked_gives_way_after_an_error(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "a.csv"):
+        raise KeyError
+    assert os.listdir(tmp_path) == []

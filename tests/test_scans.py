@@ -5,6 +5,7 @@ import json
 import pytest
 
 from custom_components.scans import find_scans, scan_stem
+from custom_components.summary_file import merge_rows
 
 
 def touch(*paths):
@@ -101,3 +102,23 @@ def test_stems_are_unique(tmp_path):
     touch(*(tmp_path / n for n in names))
     stems = [i["stem"] for i in find_scans([tmp_path / n for n in names])]
     assert stems == ["a", "a_2", "A_3", "a_2_2", "a_4"]
+
+
+def test_a_list_as_long_as_a_command_line_takes(tmp_path):
+    """A file name has at most 255 bytes, and to ask for a longer one is an error of the system."""
+    paths = [str(tmp_path / f"{k}.nii.gz") for k in range(300)]
+    assert [i["image"] for i in find_scans(str(paths))] == paths
+
+
+def test_results_of_a_run_before_are_no_scans(tmp_path):
+    names = ["a.nii", "a_sr.nii.gz", "b.nii", "b_sr.nii.gz"]
+    touch(*(tmp_path / n for n in names))
+
+    def row(name):
+        return {"file": str(tmp_path / f"{name}.nii"), "status": "ok", "output": f"elsewhere/{name}_sr.nii.gz"}
+
+    assert len(find_scans(tmp_path, tmp_path)) == 4
+    merge_rows(tmp_path / "summary.csv", [row("a"), row("of_another_call")])
+    assert [i["stem"] for i in find_scans(tmp_path, tmp_path)] == ["a", "b", "b_sr"]
+    assert [i["stem"] for i in find_scans(tmp_path, tmp_path / "out")] == ["a", "a_sr", "b", "b_sr"]
+    assert [i["stem"] for i in find_scans(tmp_path / "a_sr.nii.gz", tmp_path)] == ["a_sr"]  # asked for by its name

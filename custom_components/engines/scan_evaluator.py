@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
@@ -14,6 +15,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from ..errors import reason
+from ..tensors import plain
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,7 @@ def scan_file(item: Mapping[str, Any]) -> str:
     image = item.get(Keys.IMAGE)
     if isinstance(image, torch.Tensor):
         image = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    return str(item.get("path") or image or item.get("stem", ""))
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A result without meta data that were those of its input."""
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+    return str(image or item.get("stem", ""))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -87,10 +84,10 @@ class ScanEvaluator(SupervisedEvaluator):
         with torch.inference_mode():
             batch = MetaTensor(image.as_tensor()[None], meta=image.meta)  # an inferer may ask for the slice axis
             if self.network_input == Keys.IMAGE:
-                pred = _plain(engine.inferer(batch, network))[0]
+                pred = plain(engine.inferer(batch, network))[0]
             else:
                 wanted = tuple(item[Keys.IMAGE].shape[1:])
-                pred = _plain(engine.inferer(batch.to(engine.state.device), network, wanted))[0].cpu()
+                pred = plain(engine.inferer(batch.to(engine.state.device), network, wanted))[0].cpu()
             output = {Keys.IMAGE: item[Keys.IMAGE], Keys.PRED: pred}
             if "target" in item:
                 output[Keys.LABEL] = item["target"]
@@ -99,8 +96,15 @@ class ScanEvaluator(SupervisedEvaluator):
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
 
     def exit_if_failed(self) -> None:
-        """End the program with exit code 1 when any scan failed: the last line of a config's `run`."""
-        if self.failed:
+        """End the program with exit code 1 when any scan failed: the last line of a config's `run`.
+
+        In a distributed run all processes wait here for each other, as `torchrun` stops the others when one ends so, and end alike.
+        """
+        failed = [bool(self.failed)]
+        if dist.is_available() and dist.is_initialized():
+            failed *= dist.get_world_size()
+            dist.all_gather_object(failed, bool(self.failed))
+        if any(failed):
             raise SystemExit(1)
 
     def _fail(self, item: dict[str, Any], why: str) -> None:

@@ -4,6 +4,8 @@ from .evaluation_report import EvaluationReport
 from .gradient_clipping import AdjustableGradientClipping, GradientNormClipping
 from .loss_curve import LossCurve
 from .loss_terms import LossTerms
+from .notice import Notice
+from .phase_balance import PhaseBalance
 from .preview import Preview
 from .progress import Progress
 from .scan_metric import ScanMetric
@@ -17,6 +19,8 @@ __all__ = [
     "GradientNormClipping",
     "LossCurve",
     "LossTerms",
+    "Notice",
+    "PhaseBalance",
     "Preview",
     "Progress",
     "ScanMetric",

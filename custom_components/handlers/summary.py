@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import logging
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,34 +11,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from ..batches import result_fingerprint
 from ..engines.scan_evaluator import scan_file
 from ..errors import ScanError
-from ..files import PathLike, atomic_write
+from ..files import PathLike
+from ..memory import GIB, peak_memory, reset_peak_memory
+from ..summary_file import NAME, merge_rows
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = (
-    *("file", "status", "output", "shape_in", "shape_out", "spacing_in", "spacing_out", "seconds"),
-    *("peak_memory_gib", "peak_gpu_memory_gib", "consistency_error", "warnings", "error"),
-)
-GIB = 2**30
-
-
-def reset_peak_memory() -> None:
-    """Start to measure anew, where the system lets us (Linux; CUDA)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process in bytes: since the reset on Linux, else since its start."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def item_of(engine: Engine) -> dict[str, Any]:
@@ -59,13 +35,15 @@ def _grid(img: Any) -> tuple[str, str]:
 
 
 class SummaryReport:
-    """Write `summary.csv` of an inference run, with a line for a scan as soon as it is done or has failed.
+    """Keep `summary.csv`, the record of a folder of results: a line for each scan, as soon as it is done or has failed.
 
-    The file is replaced as a whole each time, so that a killed run leaves whole lines of all scans before. It tells of
-    this run only. Columns: `file, status` (ok or failed), `output, shape_in, shape_out, spacing_in, spacing_out` (mm),
-    `seconds` and `peak_memory_gib` (resident memory of the process) from loading to saving, `peak_gpu_memory_gib` (CUDA
-    only), `consistency_error, warnings, error`. The warnings of a scan go to the log too. Time and memory hold for a
-    loader without workers; what other handlers take counts only if they are attached before this one.
+    The file is replaced as a whole each time, so that a killed run leaves whole lines of all scans before. A line stands when
+    all handlers are through with its scan, and takes the place of the scan's line of a run before; lines of other scans stay, those
+    of runs that go on at the same time too. Columns: `file, status` (ok or failed), `output, shape_in, shape_out, spacing_in,
+    spacing_out` (mm), `seconds` and `peak_memory_gib` (resident memory of the process) from loading to saving,
+    `peak_gpu_memory_gib` (CUDA only), `consistency_error, warnings, error, fingerprint` (see `unfinished_scans`). The warnings of a
+    scan go to the log too. With a loader that has workers, `seconds` are those of loading in the worker and of the rest here, and
+    the memory is that of the process that took more. What other handlers take counts only if they are attached before this one.
 
     A summary that cannot be written gives one line in the log and stands in the engine's `failed`; at the start of a
     run it ends it, as no result could be written either, later the scans go on.
@@ -75,25 +53,26 @@ class SummaryReport:
         name: of the file.
     """
 
-    def __init__(self, output_dir: PathLike, name: str = "summary.csv") -> None:
+    def __init__(self, output_dir: PathLike, name: str = NAME) -> None:
         self.path = Path(output_dir).expanduser() / name
         self.rows: list[dict[str, Any]] = []
+        self._unwritten: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `ScanEvaluator`."""
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start_scan)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._loaded)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_scan)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._try_to_write)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _write(self) -> None:
-        with atomic_write(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        merge_rows(self.path, self._unwritten)
+        self._unwritten = []
 
     def _begin(self, engine: Engine) -> None:
-        self.rows, self._broken = [], False
+        self.rows, self._unwritten, self._broken = [], [], False
         self._try_to_write(engine)
         if self._broken:
             engine.terminate()
@@ -107,13 +86,20 @@ class SummaryReport:
                 getattr(engine, "failed", []).append((str(self.path), str(error)))
             self._broken = True
 
-    def _start_scan(self, _: Engine) -> None:
+    def _start_scan(self, engine: Engine) -> None:
+        if self._unwritten:
+            self._try_to_write(engine)
         reset_peak_memory()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         self._started = time.perf_counter()
+
+    def _loaded(self, _: Engine) -> None:
+        self._got = time.perf_counter()
 
     def _end_scan(self, engine: Engine) -> None:
         self.rows.append(self._row(item_of(engine)))
-        self._try_to_write(engine)
+        self._unwritten.append(self.rows[-1])
 
     def _row(self, item: dict[str, Any]) -> dict[str, Any]:
         file, failed = scan_file(item), "error" in item
@@ -121,11 +107,15 @@ class SummaryReport:
         for warning in warnings:
             logger.warning("%s: %s", file, warning)
         image, result = item.get("image"), item.get("pred")
+        seconds, peak = time.perf_counter() - self._started, peak_memory()
+        if "loading" in item:  # by a worker: here we only waited for the rest of it
+            seconds += item["loading"]["seconds"] - (self._got - self._started)
+            peak = max(peak, item["loading"]["peak_memory"])
         row = {
             "file": file,
             "status": "failed" if failed else "ok",
-            "seconds": f"{time.perf_counter() - self._started:.2f}",
-            "peak_memory_gib": f"{peak_memory() / GIB:.3f}",
+            "seconds": f"{seconds:.2f}",
+            "peak_memory_gib": f"{peak / GIB:.3f}",
             "warnings": "; ".join(warnings),
             "error": item.get("error", ""),
         }
@@ -134,7 +124,9 @@ class SummaryReport:
         row["shape_in"], row["spacing_in"] = _grid(item.get("lowres", image))
         if not failed:
             row["shape_out"], row["spacing_out"] = _grid(result if isinstance(result, MetaTensor) else image)
-            row["output"] = result.meta.get("saved_to", "") if isinstance(result, MetaTensor) else ""
+            if isinstance(result, MetaTensor):
+                row["output"] = result.meta.get("saved_to", "")
+                row["fingerprint"] = result_fingerprint(item, result.meta.get("saved_state"))
             if "consistency_error" in item:
                 row["consistency_error"] = f"{item['consistency_error']:.6f}"
         return row

@@ -1,14 +1,16 @@
 """Super-resolution networks; each maps `(B, C, *spatial)` to `(B, 1, *(scale * spatial))`, with scale 1 on the HR grid.
 
-But for `Discriminator`, which maps HR images to logits.
+But for `Discriminator`, which maps HR images to logits, and `VGG19`, whose features losses compare.
 """
 
 from .dcsrn import DCSRN
 from .discriminator import Discriminator
 from .edsr import EDSR
+from .progressive import ProgressiveRRDBNet
 from .recnn import ReCNN
 from .rrdb import RRDBNet
 from .rrlsrn import RRLSRN
 from .srcnn import SRCNN
+from .vgg import VGG19
 
-__all__ = ["DCSRN", "EDSR", "RRLSRN", "SRCNN", "Discriminator", "RRDBNet", "ReCNN"]
+__all__ = ["DCSRN", "EDSR", "RRLSRN", "SRCNN", "VGG19", "Discriminator", "ProgressiveRRDBNet", "RRDBNet", "ReCNN"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -192,6 +193,9 @@ class TestBadCommand:
             ({"scale_factor": "double"}, "scale_factor must be"),
             ({"scale_factor": 2, "target_spacing": 1}, "expected target_spacing or scale_factor, got both"),
             ({"output_dtype": "float99"}, "dtype must be one of"),
+            ({"num_workers": -1}, "num_workers must be a whole number >= 0, got -1"),
+            ({"part": "[2,2]"}, "part must be [k, n] with 0 <= k < n, got [2, 2]"),
+            ({"part": "half"}, "part must be [k, n] with 0 <= k < n, got 'half'"),
         ],
         ids=lambda v: ",".join(f"{k}={x}" for k, x in v.items()) if isinstance(v, dict) else "",
     )
@@ -254,6 +258,54 @@ class TestDisk:
         names = [f"{name}_sr.{kind}" for name in "abcd" for kind in ("nii.gz", "png")]
         assert whole(out) == sorted([*names, "summary.csv"])
         assert len(read_summary(out)) == 4
+
+    @pytest.mark.slow
+    def test_kill_at_random_moments_and_nothing_is_done_twice(
+        self, tmp_path, noise, write_nifti, start, command, read_summary
+    ):
+        """The record is kept between the runs here, and each second run loads in a worker."""
+        for number in range(8):
+            write_nifti(f"in/{number}.nii.gz", voxels=noise((30, 28, 20)) + number)
+        out, draw, done, killed = tmp_path / "out", random.Random(1), {}, 0
+
+        def touched():
+            return (out / "summary.csv").stat().st_mtime_ns if (out / "summary.csv").exists() else 0
+
+        for attempt in range(8):
+            if len(done) == 8:
+                break
+            before = touched()
+            process = start(tmp_path / "in", out, num_workers=attempt % 2)
+            while touched() == before:  # a run writes its record first
+                time.sleep(0.001)
+            wanted = len(done) + min(draw.randrange(3), 7 - len(done))
+            while len(read_summary(out)) < wanted:
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.4))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+            whole(out)
+            rows = read_summary(out)
+            assert {row["status"] for row in rows} <= {"ok"}
+            times = {row["file"]: os.stat(row["output"]).st_mtime_ns for row in rows}
+            assert times.items() >= done.items()
+            done = times
+        assert killed >= 2 and len(done) >= 1  # else this test has seen nothing of it
+        run = command(tmp_path / "in", out)
+        assert run.code == 0
+        if len(done) < 8:
+            assert f"{len(done)} of 8 scans are done already" in run.stdout
+            assert f"{8 - len(done)} of {8 - len(done)} scans done, 0 failed" in run.stdout
+        names = [f"{number}_sr.{kind}" for number in range(8) for kind in ("nii.gz", "png")]
+        assert whole(out) == sorted([*names, "summary.csv"])
+        rows = {row["file"]: row for row in read_summary(out)}
+        assert len(rows) == 8 and {row["status"] for row in rows.values()} == {"ok"}
+        assert {file: os.stat(rows[file]["output"]).st_mtime_ns for file in done} == done
+        assert command(tmp_path / "in", tmp_path / "undisturbed").code == 0
+        for number in range(8):
+            name = f"{number}_sr.nii.gz"
+            assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
 def test_interrupt_leaves_no_part_of_a_result(tmp_path, noise, write_nifti, start):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow, ckpt_export, onnx_export
 from monai.bundle import verify_net_in_out as verify_network
+from monai.transforms import RandomizableTrait
 
 from custom_components.compare.config import read_study
 from custom_components.compare.definition import definition
@@ -28,6 +29,7 @@ BUNDLES = sorted(path for path in (ROOT / "bundles").glob("*") if path.is_dir())
 
 BASELINES = sorted((ROOT / "configs" / "baselines").glob("*.json"))
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.json"))
+ON_INFERENCE = sorted((ROOT / "configs" / "inference").glob("*.json"))
 
 
 def overlays(bundle):
@@ -56,7 +58,7 @@ FILES = (
     "models/model.pt",
 )
 # of one name in train.json and inference.json, yet of each workflow its own
-EACH_ITS_OWN = {"imports", "dataset_dir", "output_dir", "initialize", "run", "progress_bar"}
+EACH_ITS_OWN = {"imports", "dataset_dir", "output_dir", "initialize", "run", "progress_bar", "num_workers"}
 # what a paper, or the scans that its weights have seen, fixes in a bundle
 OF_THE_PAPER = {
     "network_def",
@@ -81,7 +83,8 @@ OF_THE_PAPER |= {
     "weights",
     "checkpoint",
 }
-OF_THE_PAPER |= {"in_plane_only", "val_in_plane_only", "val_protocol"}
+OF_THE_PAPER |= {"in_plane_only", "val_in_plane_only", "val_protocol", "load_training_scan", "informative_slices"}
+OF_THE_PAPER |= {"notice_text"}
 WORKFLOW_IDS = {"initialize", "run", "finalize"}  # what ConfigWorkflow itself looks for
 LOCATOR = ComponentLocator()
 MACHINE_PATH = re.compile(r"(?<![\w.@:/-])/(?:home|root|tmp|mnt|media|opt|data|scratch|Users|work)/")
@@ -116,9 +119,9 @@ def blocks(node):
 
 def test_bundles_and_overlays_are_found():
     """An empty list would skip the other tests of this file."""
-    assert BUNDLES and BASELINES and STUDIES
+    assert BUNDLES and BASELINES and STUDIES and ON_INFERENCE
     laid_over = {file for _, file in OVERLAYS if file.is_relative_to(ROOT / "configs")}
-    assert {*(ROOT / "configs").rglob("*.json")} == {*laid_over, *BASELINES, *STUDIES}
+    assert {*(ROOT / "configs").rglob("*.json")} == {*laid_over, *BASELINES, *STUDIES, *ON_INFERENCE}
 
 
 # Files
@@ -300,7 +303,18 @@ def test_unknown_ids_finds_what_is_misspelt():
 
 @pytest.mark.parametrize(("bundle", "file"), OVERLAYS, ids=name_of)
 def test_an_overlay_changes_only_what_is_there(bundle, file):
-    assert unknown_ids(load(file), config(bundle, "train")) == []
+    """A bundle's own overlay may lie on the further stages of its training too, `train_*.json`."""
+    ids = config(bundle, "train")
+    if file.parent.parent == ROOT / "configs":
+        for stage in sorted((bundle / "configs").glob("train_*.json")):
+            ids |= load(stage)
+    assert unknown_ids(load(file), ids) == []
+
+
+@pytest.mark.parametrize("file", ON_INFERENCE, ids=name_of)
+@per_bundle
+def test_an_overlay_on_inference_changes_only_what_is_there(bundle, file):
+    assert unknown_ids(load(file), config(bundle, "inference")) == []
 
 
 @pytest.mark.parametrize("file", BASELINES, ids=name_of)
@@ -357,6 +371,16 @@ def test_bundles_share_what_is_not_their_own(name):
     assert len(first) > 3 and others
     for other in others:
         assert other == first
+
+
+@per_bundle
+def test_training_scans_are_loaded_once(bundle):
+    """CacheDataset keeps what comes before the first random transform, and counts a Compose inside another as one."""
+    parser = ConfigParser(config(bundle, "train"))
+    assert parser["train"]["cached_scans"]["transform"] == "@load_training_scan"
+    transform = parser.get_parsed_content("load_training_scan")
+    assert transform.transforms
+    assert [t for t in transform.transforms if isinstance(t, RandomizableTrait)] == []
 
 
 @per_bundle

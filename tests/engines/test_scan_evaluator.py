@@ -201,7 +201,6 @@ def test_a_scan_is_let_go_before_the_next_is_loaded(names):
         ({"image": MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "b.nii"}), "stem": "b"}, "b.nii"),
         ({"image": MetaTensor(torch.zeros(1, 2, 2, 2)), "stem": "c"}, "c"),
         ({"image": torch.zeros(1, 2, 2, 2), "stem": "d"}, "d"),
-        ({"image": torch.zeros(1, 2, 2, 2), "path": "e.nii", "stem": "e"}, "e.nii"),
         ({}, ""),
     ],
 )

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
+from monai.data import MetaTensor
 
 import custom_components.handlers.summary as module
 from custom_components.errors import ScanError
-from custom_components.handlers.summary import COLUMNS, SummaryReport, peak_memory, reset_peak_memory
+from custom_components.fingerprint import fingerprint
+from custom_components.handlers.summary import SummaryReport
+from custom_components.memory import GIB
+from custom_components.summary_file import COLUMNS, merge_rows
 from custom_components.transforms.consistency import ConsistencyError
 
 
@@ -104,25 +109,64 @@ def test_seconds_hold_the_loading_and_lines_come_at_once(make_item: Any, tmp_pat
     assert all(0.2 <= float(r["seconds"]) < 2 for r in _read(tmp_path / "summary.csv"))
 
 
-def test_a_new_run_starts_anew(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
+def test_lines_of_other_scans_stay(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
     report = SummaryReport(tmp_path)
-    evaluate([make_item("a"), make_item("b")], report)
-    evaluate([make_item("c")], report)
-    assert [r["file"] for r in _read(tmp_path / "summary.csv")] == ["in/c.nii.gz"]
+    evaluate([make_item("a"), make_item("b", warnings=["old"]), make_item("c")], report)
+    evaluate([make_item("d"), make_item("b", warnings=["new"])], report)
+    rows = _read(tmp_path / "summary.csv")
+    assert [(r["file"], r["warnings"]) for r in rows] == [
+        *(("in/a.nii.gz", ""), ("in/b.nii.gz", "new"), ("in/c.nii.gz", ""), ("in/d.nii.gz", ""))
+    ]
+    assert [r["file"] for r in report.rows] == ["in/d.nii.gz", "in/b.nii.gz"]
 
 
-def test_peak_memory_sees_what_was_freed_and_forgets_it_after_a_reset() -> None:
-    size = 2**28
-    reset_peak_memory()
-    before = peak_memory()
-    block = torch.ones(size, dtype=torch.uint8)
-    del block
-    assert peak_memory() - before > 0.9 * size
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pytest.skip("the system does not let a process reset its peak")
-    assert peak_memory() - before < 0.5 * size
+def test_a_line_that_another_run_has_replaced_is_not_written_again(
+    make_item: Any, evaluate: Any, tmp_path: Path
+) -> None:
+    class Other:
+        """A run beside this one that does the first scan again while this one is at its second."""
+
+        def attach(self, engine: Any) -> None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), self.write)
+
+        def write(self) -> None:
+            merge_rows(tmp_path / "summary.csv", [{"file": "in/a.nii.gz", "status": "ok", "warnings": "of the other"}])
+
+    evaluate([make_item("a"), make_item("b")], SummaryReport(tmp_path), Other())
+    assert [r["warnings"] for r in _read(tmp_path / "summary.csv")] == ["of the other", ""]
+
+
+def test_the_line_comes_when_all_handlers_are_through(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
+    """Else a scan would count as done without its preview, if the run is killed between the two."""
+
+    class Later:
+        def attach(self, engine: Any) -> None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(_read(tmp_path / "summary.csv")))
+
+    seen: list[Any] = []
+    evaluate([make_item("a"), make_item("b")], SummaryReport(tmp_path), Later())
+    assert [len(rows) for rows in seen] == [0, 1]
+    assert len(_read(tmp_path / "summary.csv")) == 2
+
+
+def test_loading_in_a_worker_counts(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
+    """Its seconds and not those of waiting for it; the memory of the process that took more."""
+    items = [make_item("a", loading={"seconds": 100.0, "peak_memory": 64 * GIB}), make_item("b")]
+    items += [make_item("c", loading={"seconds": 0.0, "peak_memory": 0})]
+    evaluate(items, SummaryReport(tmp_path))
+    a, b, c = _read(tmp_path / "summary.csv")
+    assert 100 <= float(a["seconds"]) < 105 and max(float(b["seconds"]), float(c["seconds"])) < 5
+    assert float(a["peak_memory_gib"]) == 64 and 0.01 < float(c["peak_memory_gib"]) < 32
+
+
+def test_fingerprint_of_an_item_with_its_result(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
+    def save(data: dict[str, Any]) -> dict[str, Any]:
+        meta = {"saved_to": f"out/{data['stem']}_sr.nii.gz", "saved_state": [7, "00"]}
+        return {**data, "pred": MetaTensor(data["pred"], meta=meta)}
+
+    evaluate([make_item("a", fingerprint="x"), make_item("b")], SummaryReport(tmp_path), postprocessing=save)
+    a, b = (r["fingerprint"] for r in _read(tmp_path / "summary.csv"))
+    assert (a, b) == (fingerprint("x", [7, "00"]), "")
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_in_one_line(
@@ -145,7 +189,7 @@ def test_a_disk_that_fills_up_is_a_failure_of_the_run(
     report, write = SummaryReport(tmp_path), SummaryReport._write
 
     def full(self: SummaryReport) -> None:
-        if len(self.rows) in (1, 2):
+        if len(self._unwritten) in (1, 2):
             raise ScanError("disk full")
         write(self)
 
