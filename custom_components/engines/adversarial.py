@@ -17,8 +17,8 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..handlers.training_state import unwrapped
 from ..losses import DiscriminatorLoss, GeneratorLoss
+from ..networks.wrapping import unwrapped
 
 TERMS = ("adversarial", "discriminator")  # put beside the values of the loss's own terms
 
@@ -59,7 +59,9 @@ class RelativisticGANTrainer(SupervisedTrainer):
     `SupervisedTrainer`, and both steps `AdversarialIterationEvents`, to which `train_handlers` may attach.
 
     With several processes, wrap the generator and the discriminator in DistributedDataParallel, the latter with
-    `broadcast_buffers=False`. Batch norm in the discriminator takes its statistics from the real or the fake images of one process.
+    `broadcast_buffers=False`: it has two passes before one backward pass, and the running statistics that the second would get from
+    the first process would be written over tensors that the first pass still needs. Batch norm in the discriminator takes its
+    statistics from the real or the fake images of one process; the running ones, which training does not use, differ.
 
     Args are those of `SupervisedTrainer` (`network`, `optimizer`, `loss_function` and `inferer` are the generator's), without `amp`
     (use `AutocastInferer` as inferer), `compile` and `accumulation_steps`, and

@@ -16,6 +16,7 @@ from .sharpness import (
     sharpness_loss,
 )
 from .total_variation import TotalVariationLoss, total_variation_loss
+from .triplet import TripletLoss, triplet_loss
 
 __all__ = [
     "CharbonnierLoss",
@@ -30,6 +31,7 @@ __all__ = [
     "SharpnessFilterLoss",
     "SharpnessLoss",
     "TotalVariationLoss",
+    "TripletLoss",
     "VGGPerceptualLoss",
     "charbonnier_loss",
     "discriminator_loss",
@@ -43,4 +45,5 @@ __all__ = [
     "sharpness_filter_term",
     "sharpness_loss",
     "total_variation_loss",
+    "triplet_loss",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.utils import MetricReduction, optional_import
+from monai.utils import MetricReduction
 
 from .niqe import NIQE
 from .no_reference import NoReferenceMetric
@@ -38,6 +39,9 @@ def ma_scorer() -> Callable[[torch.Tensor], torch.Tensor]:
     `pyiqa` stands under PolyForm Noncommercial and S-Lab licences, which allow non-commercial use alone: nothing here requires it.
     It downloads its weights at first use. The score was trained on photographs, and its random forest takes seconds per slice.
 
+    A slice goes to `pyiqa` as three equal colours: up to version 0.1.16 at least it brings colour images alone to the 0 to 255 that
+    its features are made for (their luminance, in whole grey levels, is that of the slice), and takes grey ones as they come.
+
     Raises:
         ValueError: when the library or its weights are not there.
 
@@ -45,21 +49,26 @@ def ma_scorer() -> Callable[[torch.Tensor], torch.Tensor]:
         C. Ma, C.-Y. Yang, X. Yang, M.-H. Yang, Learning a no-reference quality metric for single-image super-resolution, 2017,
         doi:10.1016/j.cviu.2016.12.009.
     """
-    pyiqa, found = optional_import("pyiqa")
-    if not found:
+    try:
+        pyiqa: Any = importlib.import_module("pyiqa")
+    except Exception as error:  # it imports dozens of packages, each of which may fail in its own way
+        found = "not installed" if getattr(error, "name", None) == "pyiqa" else _short(error)
         raise ValueError(
             "expected the library pyiqa for the score of Ma et al. (pip install pyiqa; its licences, PolyForm Noncommercial and "
-            "S-Lab, allow non-commercial use only), got: not installed; NIQE alone does without"
-        )
-    create: Any = pyiqa.create_metric
+            f"S-Lab, allow non-commercial use only), got: {found}; NIQE alone does without"
+        ) from error
     try:
-        scorer: Callable[[torch.Tensor], torch.Tensor] = create("nrqm", device=torch.device("cpu"))
+        scorer: Callable[[torch.Tensor], torch.Tensor] = pyiqa.create_metric("nrqm", device=torch.device("cpu"))
     except Exception as error:  # of the network, of the file system, or of the library itself
         raise ValueError(
             "expected pyiqa's weights for the score of Ma et al. (its metric nrqm downloads them at first use; non-commercial use "
-            f"only), got {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f"only), got {_short(error)}"
         ) from error
-    return scorer
+    return lambda image: scorer(image.expand(-1, 3, -1, -1))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class MaScore(NoReferenceMetric):

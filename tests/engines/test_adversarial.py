@@ -26,7 +26,14 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from custom_components.engines import RelativisticGANTrainer, prepare_batch
-from custom_components.handlers import GradientNormClipping, LossCurve, LossTerms, Progress, TrainingState
+from custom_components.handlers import (
+    AdjustableGradientClipping,
+    GradientNormClipping,
+    LossCurve,
+    LossTerms,
+    Progress,
+    TrainingState,
+)
 from custom_components.inferers import AutocastInferer
 from custom_components.losses import CompositeLoss
 
@@ -338,23 +345,34 @@ def test_metatensors_as_the_loaders_give_them():
     torch.testing.assert_close(copies(run.network), copies(plain.network))
 
 
-def test_train_handlers_may_attach_to_the_steps_of_the_discriminator():
-    """Both gradients clipped: with a norm of 1e-3 and a rate of 0.1 no step is longer than 1e-4."""
+@pytest.mark.parametrize("clipped", [("network",), ("discriminator",), ("network", "discriminator")])
+def test_each_network_is_clipped_in_its_own_phase(clipped):
+    """With a norm of 1e-3 and a rate of 0.1 no step is longer than 1e-4; that of the other network is."""
+    networks = {"network": generator(), "discriminator": discriminator()}
+    optimizers = {name: torch.optim.SGD(network.parameters(), lr=0.1) for name, network in networks.items()}
+    before = {name: copies(network) for name, network in networks.items()}
+    handlers = [GradientNormClipping(optimizers[phase], 1e-3, phase=phase) for phase in clipped]
+    trainer(
+        network=networks["network"],
+        d_network=networks["discriminator"],
+        optimizer=optimizers["network"],
+        d_optimizer=optimizers["discriminator"],
+        train_handlers=handlers,
+    ).run()
+    for name, network in networks.items():
+        step = torch.cat([(a - b).flatten() for a, b in zip(before[name], network.parameters(), strict=True)])
+        assert (step.norm().item() == pytest.approx(1e-4, rel=1e-2)) == (name in clipped)
+        assert step.norm() > 0.99e-4
 
-    class Clipping(GradientNormClipping):
-        def attach(self, engine):
-            engine.add_event_handler(Events.DISCRIMINATOR_BACKWARD_COMPLETED, self)
 
-    network, d_network = generator(), discriminator()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+def test_entries_of_the_discriminator_s_gradient_are_clipped():
+    d_network = discriminator()
     d_optimizer = torch.optim.SGD(d_network.parameters(), lr=0.1)
-    before = [copies(n) for n in (network, d_network)]
-    handlers = [GradientNormClipping(optimizer, 1e-3), Clipping(d_optimizer, 1e-3)]
-    options = {"optimizer": optimizer, "d_optimizer": d_optimizer, "train_handlers": handlers}
-    trainer(network=network, d_network=d_network, **options).run()
-    for old, n in zip(before, (network, d_network), strict=True):
-        step = torch.cat([(a - b).flatten() for a, b in zip(old, n.parameters(), strict=True)])
-        assert step.norm().item() == pytest.approx(1e-4, rel=1e-2)
+    before = copies(d_network)
+    clipping = AdjustableGradientClipping(d_optimizer, theta=1e-5, phase="discriminator")
+    trainer(d_network=d_network, d_optimizer=d_optimizer, train_handlers=[clipping]).run()
+    steps = [(a - b).abs().max() for a, b in zip(before, d_network.parameters(), strict=True)]
+    assert max(steps).item() == pytest.approx(1e-5, rel=1e-2)
 
 
 @pytest.mark.parametrize(

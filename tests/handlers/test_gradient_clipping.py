@@ -96,3 +96,9 @@ def test_the_norm_over_all_parameters_is_bounded():
 def test_the_norm_must_be_positive():
     with pytest.raises(ValueError, match="max_norm must be positive, got 0"):
         GradientNormClipping(two_groups()[1], max_norm=0)
+
+
+@pytest.mark.parametrize("clipping", [GradientNormClipping, AdjustableGradientClipping])
+def test_the_phase_must_be_one_of_a_trainer(clipping):
+    with pytest.raises(ValueError, match=r"phase must be one of \('network', 'discriminator'\), got 'critic'"):
+        clipping(two_groups()[1], 1.0, phase="critic")

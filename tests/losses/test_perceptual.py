@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import sys
 import types
 from urllib.error import URLError
@@ -14,7 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from custom_components.losses import CompositeLoss, FeatureLoss, VGGPerceptualLoss
-from custom_components.networks import EDSR
+from custom_components.networks import EDSR, VGG19
+from custom_components.pretrained import with_weights
+from custom_components.vgg import vgg19
 
 PLACES = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]  # of VGG19's convolutions in torchvision's list
 POOLS = [4, 9, 18, 27]
@@ -70,19 +71,19 @@ class TestVGG:
     def test_is_the_distance_of_features(self, file, state, layer, place):
         pred, target = images(2, 1, 35, 32)
         error = vgg(state, pred, place) - vgg(state, target, place)
-        torch.testing.assert_close(VGGPerceptualLoss(file, layer)(pred, target), error.abs().mean())
-        torch.testing.assert_close(VGGPerceptualLoss(file, layer, "mse")(pred, target), (error**2).mean())
+        torch.testing.assert_close(VGGPerceptualLoss(vgg19(file, layer), layer)(pred, target), error.abs().mean())
+        torch.testing.assert_close(VGGPerceptualLoss(vgg19(file, layer), layer, "mse")(pred, target), (error**2).mean())
 
     def test_default_is_before_the_last_activation(self, file, state):
         pred, target = images(1, 1, 32, 32)
-        loss = VGGPerceptualLoss(file)
-        torch.testing.assert_close(loss(pred, target), VGGPerceptualLoss(file, "conv5_4", "l1")(pred, target))
+        loss = VGGPerceptualLoss(vgg19(file))
+        torch.testing.assert_close(loss(pred, target), VGGPerceptualLoss(vgg19(file), "conv5_4", "l1")(pred, target))
         assert loss.features(pred).shape == (1, 5, 2, 2)
         assert loss.features(pred).min() < 0
 
     def test_three_channels_are_colours(self, file):
         grey, target = images(2, 1, 16, 16)
-        loss = VGGPerceptualLoss(file)
+        loss = VGGPerceptualLoss(vgg19(file))
         colour = [image.repeat(1, 3, 1, 1) for image in (grey, target)]
         torch.testing.assert_close(loss(*colour), loss(grey, target))
         other = colour[0] * torch.tensor([1, 0.5, 0])[:, None, None]
@@ -91,11 +92,11 @@ class TestVGG:
     @pytest.mark.parametrize("axis", range(-3, 3))
     def test_volumes_are_cut_into_slices(self, file, axis):
         pred, target = images(2, 1, 16, 17, 18)
-        loss = VGGPerceptualLoss(file, slice_axis=axis)
+        loss = VGGPerceptualLoss(vgg19(file), slice_axis=axis)
         slices = [loss(p, t) for p, t in zip(pred.unbind(axis % 3 + 2), target.unbind(axis % 3 + 2), strict=True)]
         torch.testing.assert_close(loss(pred, target), torch.stack(slices).mean())
 
-    def test_full_width(self):
+    def test_full_width(self, tmp_path):
         """What torchvision's file holds: 20 024 384 numbers."""
         widths = [64, 64, 128, 128, *[256] * 4, *[512] * 8]
         channels, made = 3, {}
@@ -104,11 +105,14 @@ class TestVGG:
             made[f"features.{place}.bias"] = torch.zeros(1).expand(width)
             channels = width
         assert sum(value.numel() for value in made.values()) == 20_024_384
-        buffer = io.BytesIO()
-        torch.save(made, buffer)  # the file is small: one number for each tensor
-        buffer.seek(0)
-        loss = VGGPerceptualLoss(buffer)
+        torch.save(made, tmp_path / "full.pth")  # the file is small: one number for each tensor
+        loss = VGGPerceptualLoss(vgg19(tmp_path / "full.pth"))
         assert sum(p.numel() for p in loss.network.parameters()) == 20_024_384
+        with torch.device("meta"):
+            network = VGG19()
+        assert {name: value.shape for name, value in network.state_dict().items()} == {
+            name: value.shape for name, value in made.items()
+        }
 
     @pytest.mark.parametrize(
         ("shape", "match"),
@@ -121,10 +125,10 @@ class TestVGG:
     )
     def test_bad_images(self, file, shape, match):
         with pytest.raises(ValueError, match=match):
-            VGGPerceptualLoss(file)(torch.rand(shape), torch.rand(shape))
+            VGGPerceptualLoss(vgg19(file))(torch.rand(shape), torch.rand(shape))
 
     def test_least_size_is_that_of_the_layer(self, file):
-        loss = VGGPerceptualLoss(file, "conv2_1")
+        loss = VGGPerceptualLoss(vgg19(file), "conv2_1")
         assert loss(*images(1, 1, 2, 2)).isfinite()
         with pytest.raises(ValueError, match=r"at least 2 pixels per axis of a slice, got \(1, 2\)"):
             loss(*images(1, 1, 1, 2))
@@ -140,7 +144,7 @@ class TestVGG:
     )
     def test_bad_arguments(self, file, kwargs, match):
         with pytest.raises(ValueError, match=match):
-            VGGPerceptualLoss(file, **kwargs)
+            VGGPerceptualLoss(vgg19(file), **kwargs)
 
 
 class TestWeightsOfVGG:
@@ -157,27 +161,45 @@ class TestWeightsOfVGG:
         state = {name: value for name, value in {**state, **change}.items() if value is not None}
         torch.save(state, tmp_path / "other.pth")
         with pytest.raises(ValueError, match=rf"other.pth: expected torchvision's weights of VGG19 .*{match}"):
-            VGGPerceptualLoss(str(tmp_path / "other.pth"))
+            vgg19(str(tmp_path / "other.pth"))
+
+    def test_torchvision_s_own_network_serves_too(self, state, file):
+        """It has further layers behind the one that is asked for, and others than `features`."""
+        network = nn.Module()
+        network.features = nn.Sequential(*vgg19(file, "relu5_4").features, nn.MaxPool2d(2))
+        network.classifier = nn.Linear(2, 2)
+        pred, target = images(1, 1, 32, 32)
+        loss = VGGPerceptualLoss(network, "conv4_4")
+        assert len(loss.network) == 26
+        torch.testing.assert_close(loss(pred, target), (vgg(state, pred, 25) - vgg(state, target, 25)).abs().mean())
+
+    def test_network_without_the_layer(self, file):
+        with pytest.raises(ValueError, match="a VGG19 up to conv5_4, 35 layers in `features`, got 2"):
+            VGGPerceptualLoss(vgg19(file, "relu1_1"))
+        with pytest.raises(ValueError, match="in `features`, got none"):
+            VGGPerceptualLoss(small())
+        with pytest.raises(ValueError, match="expected 3 widths up to relu2_1, got 2"):
+            VGG19("relu2_1", [4, 4])
 
     def test_only_the_layers_in_use_are_needed(self, state, tmp_path):
         torch.save({name: state[name] for name in ("features.0.weight", "features.0.bias")}, tmp_path / "first.pth")
-        assert VGGPerceptualLoss(str(tmp_path / "first.pth"), "relu1_1")(*images(1, 1, 4, 4)) > 0
+        assert VGGPerceptualLoss(vgg19(str(tmp_path / "first.pth"), "relu1_1"), "relu1_1")(*images(1, 1, 4, 4)) > 0
 
     def test_no_such_file(self, tmp_path):
         with pytest.raises(ValueError, match=r"none.pth: expected the weights .*, got no such file"):
-            VGGPerceptualLoss(str(tmp_path / "none.pth"))
+            vgg19(str(tmp_path / "none.pth"))
 
     @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
     def test_no_checkpoint(self, tmp_path, content):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad.pth: expected a checkpoint of tensors, got a file that torch.load"):
-            VGGPerceptualLoss(str(tmp_path / "bad.pth"))
+            vgg19(str(tmp_path / "bad.pth"))
 
     @pytest.mark.parametrize("content", [[torch.zeros(1)], {"features.0.weight": 3}])
     def test_no_state_dict(self, tmp_path, content):
         torch.save(content, tmp_path / "bad.pth")
         with pytest.raises(ValueError, match=r"bad.pth: expected a state dict of tensors, got (list|dict)"):
-            VGGPerceptualLoss(str(tmp_path / "bad.pth"))
+            vgg19(str(tmp_path / "bad.pth"))
 
     @staticmethod
     def torchvision(monkeypatch, get_state_dict):
@@ -190,7 +212,7 @@ class TestWeightsOfVGG:
     def test_from_torchvision(self, monkeypatch, state, file):
         self.torchvision(monkeypatch, lambda progress=True: state)
         pred, target = images(1, 1, 16, 16)
-        assert torch.equal(VGGPerceptualLoss()(pred, target), VGGPerceptualLoss(file)(pred, target))
+        assert torch.equal(VGGPerceptualLoss(vgg19())(pred, target), VGGPerceptualLoss(vgg19(file))(pred, target))
 
     @pytest.mark.parametrize(
         ("error", "match"),
@@ -205,14 +227,14 @@ class TestWeightsOfVGG:
 
         self.torchvision(monkeypatch, fail)
         with pytest.raises(ValueError, match=rf"{match}. Without them: download https://.*vgg19.* give weights=FILE"):
-            VGGPerceptualLoss()
+            vgg19()
 
     def test_without_torchvision(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torchvision", None)
         monkeypatch.setitem(sys.modules, "torchvision.models", None)
         match = r"expected torchvision and a network connection .*, got ModuleNotFoundError: .* give weights=FILE"
         with pytest.raises(ValueError, match=match):
-            VGGPerceptualLoss()
+            vgg19()
 
 
 def small(in_channels=1):
@@ -285,7 +307,7 @@ class TestGradient:
         assert torch.autograd.gradcheck(lambda x: loss(x, target), pred.requires_grad_())
 
     def test_of_pred_alone(self, file):
-        for loss in (VGGPerceptualLoss(file), FeatureLoss(small(), "3")):
+        for loss in (VGGPerceptualLoss(vgg19(file)), FeatureLoss(small(), "3")):
             before = [value.clone() for value in loss.network.state_dict().values()]
             pred, target = (image.requires_grad_() for image in images(2, 1, 16, 16))
             loss(pred, target).backward()
@@ -297,7 +319,7 @@ class TestGradient:
 
     def test_is_zero_on_equality(self, file):
         pred = torch.rand(1, 1, 16, 16, requires_grad=True)
-        VGGPerceptualLoss(file)(pred, pred.detach().clone()).backward()
+        VGGPerceptualLoss(vgg19(file))(pred, pred.detach().clone()).backward()
         assert not pred.grad.any()
 
     def test_descent_brings_pred_to_the_target_s_features(self):
@@ -343,16 +365,17 @@ class TestNetworkIsKept:
         pred, target = images(1, 1, 8, 8)
         expected = FeatureLoss(trained, "3")(pred, target)
         assert not torch.equal(FeatureLoss(fresh, "3")(pred, target), expected)
-        assert torch.equal(FeatureLoss(fresh, "3", str(tmp_path / "model.pt"))(pred, target), expected)
+        assert torch.equal(FeatureLoss(with_weights(fresh, str(tmp_path / "model.pt")), "3")(pred, target), expected)
 
     def test_checkpoint_of_another_network(self, tmp_path):
         torch.save(small(2).state_dict(), tmp_path / "model.pt")
         with pytest.raises(
-            ValueError, match=r"model.pt: expected the weights of Sequential, got others: .*size mismatch"
+            ValueError,
+            match=r"model.pt: expected the weights of Sequential, got tensors 1 of another shape \(say 0.weight\)",
         ):
-            FeatureLoss(small(), "3", str(tmp_path / "model.pt"))
+            with_weights(small(), str(tmp_path / "model.pt"))
         with pytest.raises(ValueError, match=r"none.pt: expected the weights .* got no such file"):
-            FeatureLoss(small(), "3", str(tmp_path / "none.pt"))
+            with_weights(small(), str(tmp_path / "none.pt"))
 
 
 class TestErrors:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch.nn import functional
 
+from custom_components.acquisition import acquisition_operator
 from custom_components.handlers import ScanMetric
 from custom_components.metrics import Checkerboard, checkerboard
 from custom_components.networks import EDSR, RRDBNet
+from custom_components.networks.phase_balance import balance_phases_
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +178,72 @@ class TestNetworks:
         for upsampling in ("subpixel", "nearest"):
             network = RRDBNet(2, 1, 1, 16, 8, scale_factor=2, upsampling=upsampling)
             assert self.of(network, 2).mean() < 12
+
+
+def head_like(count, size, seed=0):
+    """Tissues of six grey levels with soft edges and a little noise, `(count, 1, size, size)` in [0, 1]."""
+    random = np.random.default_rng(seed)
+    tissues = gaussian_filter(random.random((count, size, size)), (0, 4, 4))
+    low, high = (extreme(tissues, axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
+    images = gaussian_filter(np.round(6 * (tissues - low) / (high - low)) / 6, (0, 0.7, 0.7))
+    noise = gaussian_filter(random.standard_normal(images.shape), (0, 0.7, 0.7))
+    return torch.from_numpy(images + 0.02 * noise)[:, None].float().clamp(0, 1)
+
+
+def halved(images, factor=2):
+    shape = images.shape[2:]
+    return acquisition_operator(shape, [n // factor for n in shape], "bicubic")(images)
+
+
+def shipped(name, factor):
+    """A generator of the ESRGAN bundle with its weights."""
+    bundle = Path(__file__).parents[2] / "bundles" / "fetal_mri_sr_esrgan"
+    config = json.loads((bundle / "configs" / "train.json").read_text())["network_def"]
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    network = RRDBNet(**arguments | {"spatial_dims": 2, "scale_factor": factor}).eval()
+    network.load_state_dict(torch.load(bundle / "models" / name, weights_only=True))
+    return network
+
+
+class TestTrainedNetworks:
+    """On slices made here; real ones and the HR images themselves are at 0 dB."""
+
+    TRANSPOSED = 25  # dB, which a transposed convolution of size 3 and stride 2 exceeds
+    NONE = 8  # dB; some of the slices themselves have 5
+
+    def test_the_slices_themselves_have_none(self):
+        for factor in (2, 4):
+            assert checkerboard(head_like(8, 128), factor).max() < self.NONE
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_transposed_convolution_at_its_start_and_after_a_short_fit(self, seed):
+        torch.manual_seed(seed)
+        body = [nn.Conv2d(1, 16, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(16, 16, 3, padding=1), nn.LeakyReLU(0.2)]
+        doubling = nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1, output_padding=1)
+        network = nn.Sequential(*body, doubling, nn.LeakyReLU(0.2), nn.Conv2d(16, 1, 3, padding=1))
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        hr, test = head_like(32, 64), halved(head_like(8, 128, seed=1))
+        with torch.inference_mode():
+            assert checkerboard(network(test), 2).mean() > self.TRANSPOSED
+        for step in range(25):
+            batch = hr[step % 8 * 4 :][:4]
+            optimizer.zero_grad()
+            (network(halved(batch)) - batch).abs().mean().backward()
+            optimizer.step()
+        with torch.inference_mode():
+            assert checkerboard(network(test), 2).mean() > self.TRANSPOSED
+
+    @pytest.mark.parametrize(("name", "factor"), [("model", 2), ("gan_x2", 2), ("psnr_x4", 4), ("gan_x4", 4)])
+    def test_shipped_generators(self, name, factor):
+        """Less than a transposed convolution; with balanced phases as little as the slices themselves."""
+        network, hr = shipped(f"{name}.pt", factor), head_like(4, 128)
+        with torch.inference_mode():
+            assert checkerboard(network(halved(hr, factor)), factor).mean() < self.TRANSPOSED
+            balance_phases_(network)
+            result = network(halved(hr, factor))
+        assert checkerboard(result, factor).mean() < self.NONE
+        linear = functional.interpolate(halved(hr, factor), scale_factor=factor, mode="bilinear")
+        assert (result - hr).square().mean() < (linear - hr).square().mean()
 
 
 class TestMetric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import types
@@ -73,12 +74,39 @@ def test_weights_that_are_not_there(monkeypatch):
         MaScore()
 
 
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'timm'", name="timm"), RuntimeError("built for\nanother torch")]
+)
+def test_library_that_cannot_be_imported(monkeypatch, error):
+    """It takes dozens of other packages along, and then it is not the one that is missing."""
+    imported = importlib.import_module
+
+    def fail(name, *args):
+        if name == "pyiqa":
+            raise error
+        return imported(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    reason = " ".join(str(error).split())
+    with pytest.raises(ValueError, match=rf"the library pyiqa .*, got: {type(error).__name__}: {reason}; NIQE alone"):
+        MaScore()
+
+
+def library(image):
+    """As `pyiqa.create_metric("nrqm")`: colours in [0, 1] are brought to 0 to 255 by their luminance, grey images are not."""
+    assert image.ndim == 4 and image.min() >= 0 and image.max() <= 1
+    if image.shape[1] == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        image = 255 * (weights * image).sum(1, keepdim=True)
+    return 10 * image.mean() / 255
+
+
 def test_library_that_is_there(monkeypatch, volume):
     asked = []
 
     def create_metric(name, device):
         asked.append((name, device))
-        return brightness
+        return library
 
     monkeypatch.setitem(sys.modules, "pyiqa", types.SimpleNamespace(create_metric=create_metric))
     niqe = NIQE(NaturalModel.fit(volume[0, 0], sharpness=0), axis=1)
