@@ -63,11 +63,17 @@ class RestoreIntensity(Transform):
     """Undo `RobustScale` in place by the limits in the meta data of a reference image.
 
     A scan without negative values gets none by the network's overshoot.
+
+    Raises:
+        ScanError: on call, when the image says that it lies where the reference does, and has another shape.
     """
 
     def __call__(self, img: torch.Tensor, reference: MetaTensor) -> MetaTensor:
         """Scale `img` `(C, *spatial)` back to the units of the scan; a plain tensor takes the meta data of `reference`."""
         meta = dict(img.meta if isinstance(img, MetaTensor) else reference.meta)
+        same_place = isinstance(img, MetaTensor) and torch.equal(img.affine, reference.affine)
+        if same_place and img.shape[1:] != reference.shape[1:]:  # a network that upsamples, given the interpolated scan
+            raise ScanError(f"expected a result of shape {tuple(reference.shape[1:])}, got {tuple(img.shape[1:])}")
         low, high = float(reference.meta["intensity_lower"]), float(reference.meta["intensity_upper"])
         y = plain(img).mul_(high - low).add_(low)
         if float(reference.meta["intensity_min"]) >= 0:

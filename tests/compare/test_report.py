@@ -98,7 +98,7 @@ def rows_below(text, title):
 
 
 def test_numbers_are_those_of_the_results(report):
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     section = text[text.index("## Scale factor x2") : text.index("## Scale factor x1x1x3")]
     head, *rows = rows_below(section, "### Whole array")
     assert len(rows) == 3 and head[:5] == ["method", "scans", "PSNR (dB)", "gain over spline", "SSIM"]
@@ -127,7 +127,7 @@ def test_numbers_are_those_of_the_results(report):
 
 
 def test_a_missing_result_is_listed_and_its_scan_takes_no_part(report):
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     section = text[text.index("## Scale factor x1x1x3") : text.index("## Ranking")]
     rows = rows_below(section, "### Whole array")
     assert [row[1] for row in rows[1:]] == ["3 of 3", "3 of 3", "2 of 3"]
@@ -141,7 +141,7 @@ def test_a_missing_result_is_listed_and_its_scan_takes_no_part(report):
 
 
 def test_rank_points_and_tests(report):
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     rows = rows_below(text, "### Rank points")
     assert [row[1] for row in rows[1:]] == ["8", "**5**", "**5**"]
     assert [row[3] for row in rows[1:]] == ["6", "4", "**2**"]
@@ -157,7 +157,7 @@ def test_rank_points_and_tests(report):
 
 
 def test_html_is_well_formed_whole_in_itself_and_escaped(report):
-    text = (report / "report.html").read_text()
+    text = (report / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags and "b" not in page.tags
@@ -170,8 +170,8 @@ def test_html_is_well_formed_whole_in_itself_and_escaped(report):
 
 
 def test_both_pages_hold_the_same_cells(report):
-    texts = {t.strip() for t in Page((report / "report.html").read_text()).texts}
-    markdown = (report / "report.md").read_text()
+    texts = {t.strip() for t in Page((report / "report.html").read_text(encoding="utf-8")).texts}
+    markdown = (report / "report.md").read_text(encoding="utf-8")
     cells = {c.strip() for line in markdown.splitlines() if line.startswith("| ") for c in re.split(r"(?<!\\)\|", line)}
     plain = {re.sub(r"\\(.)", r"\1", c.removeprefix("**").removesuffix("**")) for c in cells if c.strip("-: ")}
     assert len(plain) > 100
@@ -184,13 +184,13 @@ def test_figures_are_linked_and_small(report):
         *("bars_x1x1x3.png", "bars_x2.png", "intervals.png", "ranks.png"),
         *("residuals_x1x1x3_first.png", "residuals_x2_first.png", "speed.png"),
     ]
-    links = re.findall(r"\]\((figures/.+?)\)", (report / "report.md").read_text())
+    links = re.findall(r"\]\((figures/.+?)\)", (report / "report.md").read_text(encoding="utf-8"))
     assert sorted(links) == [f"figures/{name}" for name in names]
     assert max(path.stat().st_size for path in (report / "figures").iterdir()) < 400_000
 
 
 def test_machine_paths_are_given_by_their_names(report):
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     assert "checkpoint = model_1.pt" in text
     assert "/home/someone" not in text
 
@@ -201,9 +201,9 @@ def test_machine_paths_are_given_by_their_names(report):
 def test_degenerate_comparisons_have_a_report(tmp_path, methods, scans):
     made = Study({m: Method(Path("a")) for m in methods}, ["2"], tmp_path, loss_curves={"run": tmp_path / "none.csv"})
     write_report(tmp_path, [r for r in results() if r.scan in scans], made)
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"of {len(methods)} methods on {len(scans)} scans" in text
-    assert Page((tmp_path / "report.html").read_text()).open == []
+    assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
     assert "No analysis of PSNR (dB) at x2: needs 2 methods and 2 scans" in text
     if len(methods) > 1:
         assert f"No test (a test needs at least 2 scans that both methods finished, got {len(scans)}" in text
@@ -214,7 +214,7 @@ def test_degenerate_comparisons_have_a_report(tmp_path, methods, scans):
 def test_methods_with_equal_scores(tmp_path):
     made = Study({m: Method(Path("a")) for m in METHODS[:2]}, ["2"], tmp_path, pictures=0)
     write_report(tmp_path, [Result(s, "2", m, 30, 0.9, 0.1) for s in SCANS for m in METHODS[:2]], made)
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "both methods have the same scores" in text
     assert "the scores leave no residual variance" in text
     assert [row[1] for row in rows_below(text, "### Rank points")[1:]] == ["**4.5**", "**4.5**"]
@@ -223,9 +223,9 @@ def test_methods_with_equal_scores(tmp_path):
 def test_a_later_report_takes_the_place_of_the_first(tmp_path):
     made = study(tmp_path, pictures=0)
     write_report(tmp_path, results()[:4], made)
-    first = (tmp_path / "report.md").read_text()
+    first = (tmp_path / "report.md").read_text(encoding="utf-8")
     write_report(tmp_path, results(), made)
-    assert (tmp_path / "report.md").read_text() != first
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") != first
     assert not list(tmp_path.rglob(".partial-*"))
 
 

@@ -124,6 +124,12 @@ class TestRobustScale:
 
 
 class TestRestoreIntensity:
+    def test_a_result_of_another_size_in_the_same_place(self):
+        scaled = RobustScale()(head())
+        pred = MetaTensor(torch.rand(1, 48, 44, 40), affine=scaled.affine)
+        with pytest.raises(ScanError, match=r"a result of shape \(24, 22, 20\), got \(48, 44, 40\)"):
+            RestoreIntensity()(pred, scaled)
+
     @pytest.mark.parametrize(
         ("low", "high"), [(0, 800), (0, 1e-3), (-1024, 3071), (-5, -1), (10_000, 10_100), (-1e-4, 1e-4)]
     )
