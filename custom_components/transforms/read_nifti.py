@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -66,8 +66,16 @@ def read_nifti(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, A
         affine[:3] *= _MM_PER_UNIT[unit]
         warnings.append(f"the header gives lengths in {'metres' if unit == 1 else 'micrometres'}: converted to mm")
     check_affine(path, affine)
-    with reading(path, f"{np.prod(shape):d} voxels", "a file that is cut short or damaged"):
-        voxels = as_float32(img.get_fdata(caching="unchanged", dtype=np.float32)).reshape(shape)
+    with (
+        reading(path, f"{np.prod(shape):d} voxels", "a file that is cut short or damaged"),
+        _quiet_nibabel(),
+        nib.openers.ImageOpener(str(path)) as file,
+    ):
+        holder = nib.fileholders.FileHolder(fileobj=cast(Any, file))
+        opened = type(img).from_file_map({"image": holder})
+        voxels = as_float32(opened.get_fdata(caching="unchanged", dtype=np.float32)).reshape(shape)
+        while file.read(2**20):  # to the end, where the checksum of gzip is
+            pass
     scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
     meta = {
         "scan_dtype": "float32" if scaled else header.get_data_dtype().newbyteorder("=").name,
