@@ -17,7 +17,6 @@ from custom_components.acquisition import acquisition_operator
 from custom_components.handlers import ScanMetric
 from custom_components.metrics import Checkerboard, checkerboard
 from custom_components.networks import EDSR, RRDBNet
-from custom_components.networks.phase_balance import balance_phases_
 
 
 @pytest.fixture(autouse=True)
@@ -235,13 +234,16 @@ class TestTrainedNetworks:
 
     @pytest.mark.parametrize(("name", "factor"), [("model", 2), ("gan_x2", 2), ("psnr_x4", 4), ("gan_x4", 4)])
     def test_shipped_generators(self, name, factor):
-        """Less than a transposed convolution; with balanced phases as little as the slices themselves."""
+        """As little as the slices themselves, and nothing on a constant."""
         network, hr = shipped(f"{name}.pt", factor), head_like(4, 128)
         with torch.inference_mode():
-            assert checkerboard(network(halved(hr, factor)), factor).mean() < self.TRANSPOSED
-            balance_phases_(network)
             result = network(halved(hr, factor))
+            flat = network(torch.full((1, 1, 48, 48), 0.5))
+        edge = 16 * factor
+        assert flat[..., edge:-edge, edge:-edge].std() < 5e-4
         assert checkerboard(result, factor).mean() < self.NONE
+        if name.startswith("gan"):  # what it adds to these made slices is not theirs
+            return
         linear = functional.interpolate(halved(hr, factor), scale_factor=factor, mode="bilinear")
         assert (result - hr).square().mean() < (linear - hr).square().mean()
 
