@@ -41,7 +41,7 @@ OFFERED_BY_ESRGAN = {
     "all_axes": False,
     "slice_axis": AXES,
     "stage": ["psnr", "gan"],
-    "network_factor": ["2", "4"],
+    "network_factor": ["2", "4", "8"],
 }
 ENVIRONMENT = "MRI_SR_LABEL_PYTHON"
 START_SECONDS = 300  # a busy machine takes a minute to import it all
