@@ -1,6 +1,7 @@
 """How a scanner turns a HR volume into a LR one: separable linear operators, their adjoints, interpolation, noise."""
 
 from .blur import box_matrix, gaussian_matrix
+from .consistency import make_consistent
 from .grid import centred_positions, corner_positions, rescaled_affine, slice_axis, target_shape
 from .interpolation import interpolation_matrix
 from .low_field import FieldChange, background_noise, simulate_low_field, tissue_t1
@@ -25,6 +26,7 @@ __all__ = [
     "gaussian_matrix",
     "interpolation_matrix",
     "interpolation_operator",
+    "make_consistent",
     "rescaled_affine",
     "simulate_low_field",
     "slice_axis",

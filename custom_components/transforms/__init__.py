@@ -2,7 +2,7 @@
 
 from .acquire import Acquire, Acquired
 from .background import KeepBackground, KeepBackgroundd
-from .consistency import ConsistencyError, ConsistencyErrord
+from .consistency import ConsistencyError, ConsistencyErrord, MakeConsistent, MakeConsistentd
 from .informative import KeepInformativeSlices, KeepInformativeSlicesd, informative_slices
 from .intensity import RestoreIntensity, RestoreIntensityd, RobustScale, RobustScaled
 from .load import LoadScan, LoadScand
@@ -30,6 +30,8 @@ __all__ = [
     "LoadScand",
     "LowField",
     "LowFieldd",
+    "MakeConsistent",
+    "MakeConsistentd",
     "RandAcquire",
     "RandAcquired",
     "RandHRPatch",

@@ -9,7 +9,13 @@ import torch
 from monai.data import MetaTensor
 
 from custom_components.acquisition import PROTOCOLS, acquisition_operator
-from custom_components.transforms.consistency import ConsistencyError, ConsistencyErrord, consistency_error
+from custom_components.transforms.consistency import (
+    ConsistencyError,
+    ConsistencyErrord,
+    MakeConsistent,
+    MakeConsistentd,
+    consistency_error,
+)
 
 
 def _hr() -> torch.Tensor:
@@ -65,3 +71,40 @@ def test_bad_input() -> None:
         ConsistencyErrord(protocol="magic")
     with pytest.raises(ValueError, match="expected a LR shape"):
         consistency_error(torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 4, 4))
+
+
+class TestMakeConsistent:
+    @pytest.fixture
+    def item(self):
+        hr = _hr().float()
+        lr = acquisition_operator(hr.shape[1:], (8, 10, 12), "box")(hr[None])[0]  # the third axis is not acquired
+        wrong = hr + 0.1 * torch.randn(hr.shape, generator=torch.Generator().manual_seed(1))
+        meta = {"affine": torch.diag(torch.tensor([1.0, 2, 3, 1])), "filename_or_obj": "a"}
+        return {"pred": MetaTensor(wrong, meta=meta), "lowres": MetaTensor(lr), "hr": hr}
+
+    def test_agrees_with_the_scan_and_is_nearer_to_the_truth(self, item):
+        got = MakeConsistentd(protocol="box")(item)["pred"]
+        assert consistency_error(got, item["lowres"], "box") < 1e-3 * consistency_error(
+            item["pred"], item["lowres"], "box"
+        )
+        assert (got - item["hr"]).norm() < 0.9 * (item["pred"] - item["hr"]).norm()
+        assert torch.equal(got.affine, item["pred"].affine)
+        assert got.meta["filename_or_obj"] == "a"
+
+    def test_noise_keeps_it_from_going_all_the_way(self, item):
+        errors = [
+            float(consistency_error(MakeConsistent("box", noise)(item["pred"], item["lowres"]), item["lowres"], "box"))
+            for noise in (0.0, 0.01, 0.1, 10.0)
+        ]
+        assert errors == sorted(errors)
+        assert errors[-1] == pytest.approx(float(consistency_error(item["pred"], item["lowres"], "box")), rel=1e-3)
+
+    def test_what_is_not_known_changes_nothing(self, item):
+        assert MakeConsistentd()(item)["pred"] is item["pred"]
+
+    def test_bad_arguments(self):
+        with pytest.raises(ValueError, match=r"protocol must be one of .*got 'magic'"):
+            MakeConsistent("magic")
+        for noise, error in ((-1, 1), (0, 0), (float("nan"), 1)):
+            with pytest.raises(ValueError, match="noise_std must be >= 0 and error_std > 0, got"):
+                MakeConsistentd(protocol="box", noise_std=noise, error_std=error)
