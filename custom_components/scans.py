@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .batches.summary_file import NAME as SUMMARY
+from .batches.summary_file import read_rows
 from .files import PathLike
-from .summary_file import NAME as SUMMARY
-from .summary_file import read_rows
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", ".nrrd", ".nhdr")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from custom_components.batches.summary_file import merge_rows
 from custom_components.scans import find_scans, scan_stem
-from custom_components.summary_file import merge_rows
 
 
 def touch(*paths):

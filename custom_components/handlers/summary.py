@@ -12,11 +12,11 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from ..batches import result_fingerprint
+from ..batches.summary_file import NAME, merge_rows
 from ..engines.scan_evaluator import scan_file
 from ..errors import ScanError
 from ..files import PathLike
 from ..memory import GIB, peak_memory, reset_peak_memory
-from ..summary_file import NAME, merge_rows
 
 logger = logging.getLogger(__name__)
 

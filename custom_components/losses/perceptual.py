@@ -121,7 +121,7 @@ class VGGPerceptualLoss(FeatureLoss):
     VGG19 is not trained on MRI, nor on volumes: these are cut into slices. `FeatureLoss` takes a network of one's own choice.
 
     Args:
-        network: VGG19 with its weights, as `custom_components.vgg.vgg19` reads them, or torchvision's own.
+        network: VGG19 with its weights, as `custom_components.pretrained.vgg19` reads them, or torchvision's own.
         layer: `conv1_1` to `conv5_4`, or `relu1_1` to `relu5_4` after the activation.
         distance: `l1` or `mse`.
         slice_axis: spatial axis of a volume, 0 to 2 or -3 to -1, across which it is cut into slices; no part in 2D.

@@ -15,9 +15,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from ..batches.fingerprint import result_state
 from ..errors import ScanError
 from ..files import PathLike, atomic_write
-from ..fingerprint import result_state
 from ..scans import scan_stem
 from .picture import PNG_DTYPES, write_png
 

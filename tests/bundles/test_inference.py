@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from custom_components.summary_file import COLUMNS
+from custom_components.batches.summary_file import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 SHEAR = np.array([[1, 0.2, 0, 5], [0, 1.1, 0.1, -9], [0, 0, 3, 40], [0, 0, 0, 1.0]])

@@ -12,11 +12,11 @@ from ignite.engine import Events
 from monai.data import MetaTensor
 
 import custom_components.handlers.summary as module
+from custom_components.batches.fingerprint import fingerprint
+from custom_components.batches.summary_file import COLUMNS, merge_rows
 from custom_components.errors import ScanError
-from custom_components.fingerprint import fingerprint
 from custom_components.handlers.summary import SummaryReport
 from custom_components.memory import GIB
-from custom_components.summary_file import COLUMNS, merge_rows
 from custom_components.transforms.consistency import ConsistencyError
 
 

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from custom_components.losses import CompositeLoss, FeatureLoss, VGGPerceptualLoss
 from custom_components.networks import EDSR, VGG19
-from custom_components.pretrained import with_weights
-from custom_components.vgg import vgg19
+from custom_components.pretrained import vgg19, with_weights
 
 PLACES = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]  # of VGG19's convolutions in torchvision's list
 POOLS = [4, 9, 18, 27]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import PathLike, atomic_write, locked
+from ..files import PathLike, atomic_write, locked
 
 NAME = "summary.csv"
 COLUMNS = (

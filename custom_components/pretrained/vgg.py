@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .errors import ScanError, one_line
-from .handlers.weights_loader import read_state
-from .networks.vgg import VGG19, vgg19_place, vgg19_places
+from ..errors import ScanError, one_line
+from ..handlers.weights_loader import read_state
+from ..networks.vgg import VGG19, vgg19_place, vgg19_places
 
 _ADDRESS = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.transforms import Compose, RandScaleIntensityd
 
-from custom_components.fingerprint import content, described, fingerprint, result_state, scan_state
+from custom_components.batches.fingerprint import content, described, fingerprint, result_state, scan_state
 from custom_components.inferers import ExactInferer
 from custom_components.networks import ReCNN
 from custom_components.transforms import LoadScand, SaveScand, ToTargetGridd

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .files import PathLike
+from .. import __version__
+from ..files import PathLike
 from .fingerprint import content, described, fingerprint, result_state, scan_state
 from .summary_file import NAME, read_rows
 

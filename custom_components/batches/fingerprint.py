@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .files import PathLike
+from ..files import PathLike
 
 # where results go and how much memory and talk making them takes: another value gives the same voxels
 NO_PART_OF_IT = ("output_dir", "inputs", "memory_gib", "progress", "training")

@@ -6,11 +6,10 @@ import os
 
 import pytest
 
-from custom_components import batches
-from custom_components.batches import part_of, result_fingerprint, unfinished_scans
-from custom_components.fingerprint import result_state
+from custom_components.batches import part_of, result_fingerprint, unfinished, unfinished_scans
+from custom_components.batches.fingerprint import result_state
+from custom_components.batches.summary_file import merge_rows
 from custom_components.scans import find_scans
-from custom_components.summary_file import merge_rows
 
 
 class TestPart:
@@ -116,7 +115,7 @@ def test_a_new_scan_that_takes_the_name_of_a_result(folder, left):
 def test_other_settings_and_versions(folder, left, monkeypatch):
     finish(left(), folder / "out")
     assert stems(left(made_by=["settings", 2])) == ["a", "b", "c"]
-    monkeypatch.setattr(batches, "__version__", "99")
+    monkeypatch.setattr(unfinished, "__version__", "99")
     assert stems(left()) == ["a", "b", "c"]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from .handlers.weights_loader import load_weights
-from .networks.progressive import ProgressiveRRDBNet
+from ..handlers.weights_loader import load_weights
+from ..networks.progressive import ProgressiveRRDBNet
 
 
 def with_weights(network: nn.Module, path: str | Path) -> nn.Module:

@@ -5,8 +5,8 @@ import multiprocessing
 
 import pytest
 
+from custom_components.batches.summary_file import COLUMNS, merge_rows, read_rows
 from custom_components.errors import ScanError
-from custom_components.summary_file import COLUMNS, merge_rows, read_rows
 
 
 def row(name, **fields):
