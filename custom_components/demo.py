@@ -8,7 +8,6 @@ sharpened through `python -m monai.bundle run` as any scan would be.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 from monai.data import MetaTensor
 
 from .acquisition import interpolation_operator
+from .batches.summary_file import NAME, read_rows
 from .figures import three_planes
 from .markdown import markdown_table
 from .metrics import VolumeSSIM
@@ -80,8 +80,7 @@ def main() -> None:
     subprocess.run(command, check=True)
 
     sr = LoadScan()(out / "lr_sr.nii.gz")
-    with (out / "summary.csv").open() as file:
-        seconds = float(next(csv.DictReader(file))["seconds"])
+    seconds = float(read_rows(out / NAME)[0]["seconds"])
     rows = [["", "PSNR (dB)", "SSIM", "seconds"]]
     for name, image, took in (("spline", spline, spline_seconds), (args.bundle, sr.as_tensor(), seconds)):
         psnr, ssim = scores(image, hr.as_tensor())

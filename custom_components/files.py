@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import ScanError, one_line
 
@@ -36,6 +38,21 @@ def _remove_stale(folder: Path) -> None:
         match = pattern.fullmatch(left.name)
         if match and not _is_running(int(match[1])):
             left.unlink(missing_ok=True)
+
+
+def read_json(path: PathLike, expected: str = "a config in JSON") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ScanError: when there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScanError(f"{path}: expected {expected}, got: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ScanError(f"{path}: expected {expected}, got a {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager

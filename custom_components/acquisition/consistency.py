@@ -35,7 +35,4 @@ def make_consistent(
     """
     if not 0 <= noise_to_error < float("inf"):
         raise ValueError(f"noise_to_error must be >= 0, got {noise_to_error}")
-    modes = AcquisitionModes(operator, y.shape[2:])
-    gain = modes.gain.to(x)
-    missing = modes.from_lr(y) - gain * modes.to_modes(x)
-    return x + modes.to_modes.T(missing * (gain / (gain.square() + max(noise_to_error, LEAST_RATIO) ** 2)))
+    return AcquisitionModes(operator, y.shape[2:]).correct(x, y, max(noise_to_error, LEAST_RATIO) ** 2)

@@ -39,3 +39,15 @@ class AcquisitionModes:
             right.append(vt)
             self.gain = self.gain * s.reshape([-1 if a == axis else 1 for a in range(len(lr_shape))])
         self.from_lr, self.to_modes = SeparableOperator(left), SeparableOperator(right)
+
+    def correct(self, x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
+        r"""Bring an image nearer to agreement with a scan: :math:`x + A' (A A' + \text{ridge})^{-1} (y - A x)`.
+
+        Args:
+            x: HR image, `(B, C, *spatial)`.
+            y: LR scan, `(B, C, *lr_shape)`, in the unit of `x`.
+            ridge: above 0; modes whose squared gain is below it stay nearly as they are.
+        """
+        gain = self.gain.to(x)
+        missing = self.from_lr(y) - gain * self.to_modes(x)
+        return x + self.to_modes.T(missing * (gain / (gain.square() + ridge)))

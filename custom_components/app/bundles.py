@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ScanError, one_line
-from ..files import PathLike
+from ..errors import ScanError
+from ..files import PathLike, read_json
 
 WARNINGS = {"gan": "The stage gan invents texture: what looks like detail may never have been in the head."}
 
@@ -42,16 +41,6 @@ class Bundle:
         return self.folder.name
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path}: expected a config in JSON, got: {one_line(error)}") from error
-    if not isinstance(config, dict):
-        raise ScanError(f"{path}: expected a config in JSON, got a {type(config).__name__}")
-    return config
-
-
 def _value(config: Mapping[str, Any], name: str, default: Any) -> Any:
     """What an id `a::b` holds, `@` references followed; nothing is evaluated."""
     value: Any = config
@@ -69,7 +58,7 @@ def read_bundle(folder: PathLike) -> Bundle:
         ScanError: when one of them is not there or is no JSON object.
     """
     root = Path(folder).expanduser().absolute()
-    about, config = (_read(root / "configs" / f"{name}.json") for name in ("metadata", "inference"))
+    about, config = (read_json(root / "configs" / f"{name}.json") for name in ("metadata", "inference"))
     weights = config.get("weights", {}) if "stage" in config else {}
     return Bundle(
         folder=root,

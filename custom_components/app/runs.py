@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..batches.summary_file import NAME, read_rows
 from ..compare.process import last_error
 from ..compare.study import ROOT
 from .bundles import Bundle
@@ -93,9 +93,7 @@ class Run:
 
     def row(self) -> dict[str, str]:
         """The scan's line of `summary.csv`, empty where there is none."""
-        with contextlib.suppress(OSError), (self.output_dir / "summary.csv").open(newline="", encoding="utf-8") as file:
-            return next(csv.DictReader(file), {})
-        return {}
+        return next(iter(read_rows(self.output_dir / NAME)), {})
 
     def error(self) -> str:
         """After the end, why there is no result: the command's own line, without the scan's folder; empty where there is one."""

@@ -118,22 +118,15 @@ class NonLocalMeansUpsampling(nn.Module):
         from tqdm import tqdm
 
         y = checked(lr, shape).detach()
-        acquire = acquisition_operator(shape, y.shape[2:], self.protocol)
-        modes = AcquisitionModes(acquire, y.shape[2:])
-        largest = modes.gain.max()
-        ridge = (max(self.damping, SMALLEST_DAMPING) * largest) ** 2
-        inverse = (modes.gain / (modes.gain.square() + ridge)).to(y)
-
-        def correct(x: torch.Tensor) -> torch.Tensor:
-            return x + modes.to_modes.T(inverse * modes.from_lr(y - acquire(x)))
-
-        x = correct(interpolation_operator(y.shape[2:], shape)(y))
+        modes = AcquisitionModes(acquisition_operator(shape, y.shape[2:], self.protocol), y.shape[2:])
+        ridge = (max(self.damping, SMALLEST_DAMPING) * float(modes.gain.max())) ** 2
+        x = modes.correct(interpolation_operator(y.shape[2:], shape)(y), y, ridge)
         spread = y.flatten(1).std(1).mean()
         with tqdm(total=len(self.strengths) * self.max_iterations, disable=not self.progress) as bar:
             for h in self.strengths:
                 for _ in range(self.max_iterations):
                     filtered = [[nonlocal_means(image, h, self.distance) for image in item] for item in x]
-                    last, x = x, correct(torch.stack([torch.stack(item) for item in filtered]))
+                    last, x = x, modes.correct(torch.stack([torch.stack(item) for item in filtered]), y, ridge)
                     bar.update()
                     if (x - last).abs().mean() < self.tolerance * spread:
                         break

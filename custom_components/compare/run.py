@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..acquisition import PROTOCOLS
+from ..batches.summary_file import NAME, read_rows
 from ..errors import reason
 from ..scans import scan_stem
 from .definition import config_files, definition, overlay, sha256
@@ -98,7 +97,7 @@ class Comparison:
         """
         folder, wanted = self.study.folder(factor, name), definition(self.study, factor, name)
         if read_json(folder / NOTES).get("definition") != wanted:
-            self._forget(factor, [*folder.glob("*_sr.*"), folder / NOTES, folder / "summary.csv"], method=name)
+            self._forget(factor, [*folder.glob("*_sr.*"), folder / NOTES, folder / NAME], method=name)
             write_json(folder / NOTES, {"definition": wanted, "scans": {}})
 
     def run(self, factor: str, name: str, scans: Sequence[str], tell: Callable[[str], None]) -> Iterator[Result]:
@@ -137,7 +136,7 @@ class Comparison:
         """Run a method on scans; the reason for each that has no result then."""
         study, folder = self.study, self.study.folder(factor, name)
         self._harvest(folder)  # of a run before that was killed: the next one writes a summary of its own
-        (folder / "summary.csv").unlink(missing_ok=True)
+        (folder / NAME).unlink(missing_ok=True)
         write_json(folder / "run.json", overlay(study, factor, name, scans))
         configs = str([*config_files(study.methods[name]), str(folder / "run.json")])
         log = folder / "log.txt"
@@ -170,10 +169,8 @@ class Comparison:
 
 
 def _summary(folder: Path) -> dict[str, dict[str, str]]:
-    """Lines of the last run's `summary.csv` by scan; none where there is no such file."""
-    with contextlib.suppress(OSError), (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
-        return {scan_stem(row["file"]): row for row in csv.DictReader(file)}
-    return {}
+    """Lines of the `summary.csv` in a folder by scan."""
+    return {scan_stem(row["file"]): row for row in read_rows(folder / NAME)}
 
 
 def compare(study: Study) -> list[Result]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,8 +11,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from ..errors import ScanError, one_line, reason, root_cause
-from ..files import PathLike
+from ..batches.summary_file import NAME, read_rows
+from ..errors import ScanError, reason, root_cause
+from ..files import PathLike, read_json
 from .options import offered_options, read_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,14 +29,6 @@ def _process_state_kept() -> Iterator[None]:
         yield
     finally:
         sys.path[:], sys.excepthook = path, hook
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path}: expected a config of a bundle, got: {one_line(error)}") from error
-    return content
 
 
 class ServedBundle:
@@ -56,8 +47,8 @@ class ServedBundle:
     def __init__(self, root: PathLike) -> None:
         self.root = Path(root).expanduser().resolve()
         self.config_file = self.root / "configs" / "inference.json"
-        self.config = _read_json(self.config_file)
-        metadata = _read_json(self.root / "configs" / "metadata.json")
+        self.config = read_json(self.config_file, "a config of a bundle")
+        metadata = read_json(self.root / "configs" / "metadata.json", "a config of a bundle")
         self.name = self.root.name
         self.version, self.description = str(metadata.get("version", "")), str(metadata.get("description", ""))
         self.options = offered_options(self.config)
@@ -101,8 +92,7 @@ class ServedBundle:
                 if isinstance(root_cause(error), ValueError):
                     raise ScanError(reason(error)) from error
                 raise
-        with (Path(output_dir) / "summary.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(Path(output_dir) / NAME)
         if len(rows) != 1:
             raise ScanError(f"{scan}: expected one scan, got {len(rows)}")
         if rows[0]["error"]:

@@ -108,9 +108,8 @@ def rewritten(config: Mapping[str, Any], names: Mapping[str, str], package: str)
     result: dict[str, Any] = {}
     for key, value in config.items():
         result[key] = walk(value)
-        if re.search("(::|#)_target_$", key) and _FULL_NAME.match(
-            str(value)
-        ):  # an overlay puts another class into a block
+        if re.search("(::|#)_target_$", key) and _FULL_NAME.match(str(value)):
+            # an overlay puts another class into a block
             result[key.removesuffix("_target_") + "_requires_"] = f"@{COMPONENTS}"
         if key == "bundle_root":
             result[COMPONENTS] = {"_target_": "site.addsitedir", "sitedir": "@bundle_root"}

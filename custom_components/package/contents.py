@@ -19,11 +19,8 @@ from .modules import NAME, SOURCE, distributions, reached
 KINDS = {"configs": {".json", ".conf"}, "docs": {".md", ".txt", ".csv", ".png"}, "models": {".pt"}}
 NEEDED = ("LICENSE", "configs/inference.json", "docs/README.md", "models/model.pt")
 ZOO_NAMES = {"multi_gpu.json": "multi_gpu_train.json"}  # by which MONAI Label finds it
-COMMANDS = {
-    "fire",
-    "onnx",
-    "onnxscript",
-}  # what `python -m monai.bundle` and its `onnx_export` need beyond the components
+# what `python -m monai.bundle` and its `onnx_export` need beyond the components
+COMMANDS = {"fire", "onnx", "onnxscript"}
 _VERSIONS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 _NOTE = """
 > Packaged from the project's repository: bundle `{bundle}`, version {version}. It needs the packages of `configs/metadata.json`
