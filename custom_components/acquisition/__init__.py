@@ -1,6 +1,7 @@
 """How a scanner turns a HR volume into a LR one: separable linear operators, their adjoints, interpolation, noise."""
 
 from .blur import box_matrix, gaussian_matrix
+from .cells import cell_average_matrix, sub_voxel_matrix
 from .consistency import make_consistent
 from .grid import centred_positions, corner_positions, rescaled_affine, slice_axis, target_shape
 from .interpolation import interpolation_matrix
@@ -21,6 +22,7 @@ __all__ = [
     "add_rician_noise",
     "background_noise",
     "box_matrix",
+    "cell_average_matrix",
     "centred_positions",
     "corner_positions",
     "gaussian_matrix",
@@ -30,6 +32,7 @@ __all__ = [
     "rescaled_affine",
     "simulate_low_field",
     "slice_axis",
+    "sub_voxel_matrix",
     "target_shape",
     "tissue_t1",
 ]

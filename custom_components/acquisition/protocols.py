@@ -47,6 +47,12 @@ class Protocol:
         """Points `(n_out,)` at which an axis of `n_in` voxels is sampled, in voxel indices."""
         return (centred_positions if self.alignment == "centre" else corner_positions)(n_in, n_out)
 
+    def width(self, factor: float) -> float | None:
+        """Full width at half maximum of the blur in LR voxels of `factor` HR voxels; None where there is no blur."""
+        if self.blur == "none":
+            return None
+        return self.sigma * FWHM_PER_SIGMA / factor if self.thickness is None else self.thickness
+
     def matrix(self, n: int, positions: torch.Tensor, factor: float, thickness: float | None = None) -> torch.Tensor:
         """Blur and sampling of one axis, `(len(positions), n)` float64.
 

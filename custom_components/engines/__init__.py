@@ -1,7 +1,9 @@
 """Ignite engines in MONAI's manner."""
 
 from .adversarial import RelativisticGANTrainer
+from .distilled_batch import DistilledBatch
 from .prepare_batch import prepare_batch
+from .rand_acquire_batch import RandAcquireBatch
 from .scan_evaluator import ScanEvaluator
 
-__all__ = ["RelativisticGANTrainer", "ScanEvaluator", "prepare_batch"]
+__all__ = ["DistilledBatch", "RandAcquireBatch", "RelativisticGANTrainer", "ScanEvaluator", "prepare_batch"]

@@ -1,8 +1,9 @@
 """Inference on whole volumes, and the forward pass of training."""
 
-from .autocast import AutocastInferer
+from .any_scale import AnyScaleInferer
+from .autocast import AutocastInferer, faster_dtype
 from .exact import ExactInferer
 from .planning import Plan
 from .receptive_field import receptive_field
 
-__all__ = ["AutocastInferer", "ExactInferer", "Plan", "receptive_field"]
+__all__ = ["AnyScaleInferer", "AutocastInferer", "ExactInferer", "Plan", "faster_dtype", "receptive_field"]

@@ -1,4 +1,4 @@
-"""Mixed precision for training on any device."""
+"""Mixed precision on any device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+
+
+def faster_dtype(device: torch.device | str) -> str | None:
+    """The precision below float32 that a device computes convolutions in natively: "bfloat16" or None.
+
+    bfloat16 has the range of float32 and 8 bits of precision. Where the hardware has no instructions for it (a CPU without
+    AVX512-BF16 and AMX, CUDA before compute capability 8.0) it is emulated, which is slower than float32.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if native else None
 
 
 class AutocastInferer(Inferer):

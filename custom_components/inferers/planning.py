@@ -92,9 +92,10 @@ def find_plan(
         try:
             program = trace(network, len(sizes), shape[1])
             step_bytes = _STEP_BYTES.get(device.type, _STEP_BYTES["cpu"])
-            plans = list(
-                _streams(program, shape[0], sizes, dtype.itemsize, (low_precision or dtype).itemsize, step_bytes)
-            )
+            known = (program, shape[0], sizes, dtype.itemsize, (low_precision or dtype).itemsize, step_bytes)
+            plans = list(_streams(*known, cut=False))
+            if any(plan.memory > memory_gib * GIB for plan in plans):
+                plans = list(_streams(*known))
         except NotStreamableError as error:
             logger.debug("tiles with halos, since the network cannot be streamed: %s", error)
             plans = list(_tilings(measure(network, len(sizes), shape[1], device, dtype), sizes))
@@ -114,16 +115,22 @@ def _splits(size: int) -> list[int]:
 
 
 def _streams(
-    program: Program, count: int, sizes: tuple[int, ...], itemsize: int, conv_itemsize: int, step_bytes: int
+    program: Program,
+    count: int,
+    sizes: tuple[int, ...],
+    itemsize: int,
+    conv_itemsize: int,
+    step_bytes: int,
+    cut: bool = True,
 ) -> Iterator[Plan]:
-    """Ways to stream a volume, over all axes and cross-section windows."""
+    """Ways to stream a volume, over all axes and, with `cut`, cross-section windows, which only memory asks for."""
     nodes = range(len(program.nodes))
     whole = program.operations(sizes) or 1.0
     # Voxels per node that all windows of an axis make, and that the largest makes.
     made: list[dict[int, tuple[list[int], list[int]]]] = []
     for axis, size in enumerate(sizes):
         made.append({})
-        for split in _splits(size):
+        for split in _splits(size) if cut else [1]:
             extents = [[program.extent(i, axis, window, size) for window in _cut(size, split)] for i in nodes]
             spans = [[hi - lo for lo, hi in extent] for extent in extents]
             made[-1][split] = [sum(span) for span in spans], [max(span) for span in spans]

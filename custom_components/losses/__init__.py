@@ -6,6 +6,14 @@ from .gradient_difference import GradientDifferenceLoss, gradient_difference_los
 from .learnable_sharpness import LearnableSharpness, SharpnessFilterLoss
 from .low_rank import LowRankLoss, low_rank_loss
 from .p_norm import PNormLoss, generalised_gaussian_nll, p_norm_loss
+from .parts import (
+    DetailLoss,
+    ErrorLikelihoodLoss,
+    NoiseLoss,
+    detail_loss,
+    error_likelihood_loss,
+    noise_loss,
+)
 from .perceptual import FeatureLoss, VGGPerceptualLoss
 from .relativistic import DiscriminatorLoss, GeneratorLoss, discriminator_loss, generator_loss
 from .sharpness import (
@@ -21,12 +29,15 @@ from .triplet import TripletLoss, triplet_loss
 __all__ = [
     "CharbonnierLoss",
     "CompositeLoss",
+    "DetailLoss",
     "DiscriminatorLoss",
+    "ErrorLikelihoodLoss",
     "FeatureLoss",
     "GeneratorLoss",
     "GradientDifferenceLoss",
     "LearnableSharpness",
     "LowRankLoss",
+    "NoiseLoss",
     "PNormLoss",
     "SharpnessFilterLoss",
     "SharpnessLoss",
@@ -34,12 +45,15 @@ __all__ = [
     "TripletLoss",
     "VGGPerceptualLoss",
     "charbonnier_loss",
+    "detail_loss",
     "discriminator_loss",
+    "error_likelihood_loss",
     "generalised_gaussian_nll",
     "generator_loss",
     "gradient_difference_loss",
     "laplacian_filter",
     "low_rank_loss",
+    "noise_loss",
     "p_norm_loss",
     "response_variance",
     "sharpness_filter_term",

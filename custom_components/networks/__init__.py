@@ -3,6 +3,7 @@
 But for `Discriminator`, which maps HR images to logits, and `VGG19`, whose features losses compare.
 """
 
+from .any_scale import AnyScaleSR, acquisition_condition
 from .dcsrn import DCSRN
 from .discriminator import Discriminator
 from .edsr import EDSR
@@ -13,4 +14,16 @@ from .rrlsrn import RRLSRN
 from .srcnn import SRCNN
 from .vgg import VGG19
 
-__all__ = ["DCSRN", "EDSR", "RRLSRN", "SRCNN", "VGG19", "Discriminator", "ProgressiveRRDBNet", "RRDBNet", "ReCNN"]
+__all__ = [
+    "DCSRN",
+    "EDSR",
+    "RRLSRN",
+    "SRCNN",
+    "VGG19",
+    "AnyScaleSR",
+    "Discriminator",
+    "ProgressiveRRDBNet",
+    "RRDBNet",
+    "ReCNN",
+    "acquisition_condition",
+]

@@ -15,6 +15,8 @@ from torch.nn.functional import pad
 from ..acquisition import PROTOCOLS, SeparableOperator, slice_axis
 from ..tensors import plain
 
+REDRAWS = 3
+
 
 def per_network_axis(size: int | Sequence[int], spatial_dims: int, dims: int = 3) -> tuple[int, ...]:
     """A patch size, one number or one per axis of the network, as one per axis of the scan: 2D patches are one slice thick.
@@ -70,10 +72,12 @@ class RandHRPatch(Randomizable, Transform):
         share: part of the slices, spread evenly over the scan, to which patches are confined (25 to 100 % in Cherukuri 2020).
         coarsen: largest voxel size in units of the scan's own; 1 leaves scans as they are.
         prob: probability of a coarser patch.
+        least_std: draw another place, three times at most, where the standard deviation of the patch with its margin is below
+            this, in units of the scan: air teaches nothing. 0 takes each place.
 
     Raises:
-        ValueError: when coarsen is below 1, the share not in (0, 1], spatial_dims not 2 or 3, an option for slices is given to a 3D
-            network, or a scan for a 2D network has no three axes.
+        ValueError: when coarsen is below 1, the share not in (0, 1], least_std negative, spatial_dims not 2 or 3, an option for
+            slices is given to a 3D network, or a scan for a 2D network has no three axes.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class RandHRPatch(Randomizable, Transform):
         spatial_dims: int = 3,
         any_orientation: bool = False,
         share: float = 1.0,
+        least_std: float = 0.0,
     ) -> None:
         if coarsen < 1:
             raise ValueError(f"coarsen must be >= 1, got {coarsen}")
@@ -94,11 +99,32 @@ class RandHRPatch(Randomizable, Transform):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         if spatial_dims != 2 and (any_orientation or share < 1):
             raise ValueError(f"any_orientation and share are for spatial_dims 2, got {spatial_dims}")
+        if not 0 <= least_std < math.inf:
+            raise ValueError(f"least_std must be >= 0, got {least_std}")
         self.size, self.coarsen, self.prob, self.margin = size, coarsen, prob, margin
         self.spatial_dims, self.any_orientation, self.share = spatial_dims, any_orientation, share
+        self.least_std = least_std
 
     def randomize(self, data: Any = None) -> None:
         """Draw orientation, voxel size and place in a scan `data`, `(C, *spatial)`."""
+        self._draw(data)
+        for _ in range(REDRAWS if self.least_std > 0 else 0):
+            if self._spread(data) >= self.least_std:
+                return
+            self._draw(data)
+
+    def spacing(self, img: MetaTensor) -> torch.Tensor:
+        """Voxel size in mm per axis of the patch at the place that was drawn last, `(d,)` float64."""
+        size: torch.Tensor = img.pixdim
+        return size.to(torch.float64)[list(self.order)] * self.factor
+
+    def _spread(self, data: torch.Tensor) -> float:
+        """Standard deviation of each fourth voxel per axis, margin included, at the place that was drawn last."""
+        inside = self._inside(data)
+        box = (slice(None), *(slice(None, None, 4),) * (inside.ndim - 1))
+        return float(inside[box].float().std(correction=0))
+
+    def _draw(self, data: Any) -> None:
         shape = tuple(data.shape[1:])
         self.order = tuple(range(len(shape)))
         if self.spatial_dims == 2:
@@ -127,10 +153,9 @@ class RandHRPatch(Randomizable, Transform):
 
     def cut(self, img: torch.Tensor) -> torch.Tensor:
         """The patch at the place that was drawn last."""
-        x = plain(img).permute(0, *(axis + 1 for axis in self.order))
-        ends = [(s, s + e, n) for s, e, n in zip(self.start, self.extent, x.shape[1:], strict=True)]
-        inside = (slice(None), *(slice(max(first, 0), last) for first, last, _ in ends))
-        x = x[inside]
+        x = self._inside(img)
+        sizes = [img.shape[axis + 1] for axis in self.order]
+        ends = [(s, s + e, n) for s, e, n in zip(self.start, self.extent, sizes, strict=True)]
         missing = [w for first, last, n in reversed(ends) for w in (max(-first, 0), max(last - n, 0))]
         if any(missing):
             x = pad(x[None], missing, mode="replicate")[0]
@@ -141,9 +166,18 @@ class RandHRPatch(Randomizable, Transform):
         matrices = [profile.matrix(e, step, self.factor) for e, step in zip(self.extent, steps, strict=True)]
         return SeparableOperator(matrices)(x[None])[0]
 
+    def _inside(self, img: torch.Tensor) -> torch.Tensor:
+        """The part of the patch that lies within the scan, a view."""
+        x = plain(img).permute(0, *(axis + 1 for axis in self.order))
+        ends = zip(self.start, self.extent, strict=True)
+        box = (slice(None), *(slice(max(first, 0), first + n) for first, n in ends))
+        return x[box]
+
 
 class RandHRPatchd(Randomizable, MapTransform):
     """Dictionary version of `RandHRPatch`; all keys, scans on one grid, are cut at the same place.
+
+    The item's `spacing` becomes the voxel size of the patch in mm, `(d,)` float64, where the first key has an affine.
 
     Raises:
         ValueError: as `RandHRPatch`, or when scans have unlike shapes.
@@ -159,10 +193,11 @@ class RandHRPatchd(Randomizable, MapTransform):
         spatial_dims: int = 3,
         any_orientation: bool = False,
         share: float = 1.0,
+        least_std: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.patch = RandHRPatch(size, coarsen, prob, margin, spatial_dims, any_orientation, share)
+        self.patch = RandHRPatch(size, coarsen, prob, margin, spatial_dims, any_orientation, share, least_std)
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> RandHRPatchd:
         """Forward the random state to the array transform."""
@@ -178,5 +213,7 @@ class RandHRPatchd(Randomizable, MapTransform):
         for i, key in enumerate(keys):
             if i == 0:
                 self.patch.randomize(d[key])
+                if isinstance(d[key], MetaTensor):
+                    d["spacing"] = self.patch.spacing(d[key])
             d[key] = self.patch.cut(d[key])
         return d

@@ -120,6 +120,25 @@ class TestSliceProfile:
         assert torch.equal((row > 0).nonzero().ravel(), torch.arange(122, 130))  # 8 voxels of 0.25 mm around 126 - 1/2
         np.testing.assert_allclose(row[122:130], 1 / 8, rtol=1e-12)
 
+    @pytest.mark.parametrize(
+        "protocol",
+        [
+            Protocol(sigma=4.0),
+            Protocol(sigma=7.0),
+            Protocol(thickness=0.75),
+            Protocol(thickness=1.4, sigma=2.0),
+            Protocol("box", thickness=0.75, boundary="reflect"),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("factor", [12, 24])
+    def test_width_is_the_measured_fwhm_in_lr_voxels(self, protocol, factor):
+        row = acquisition_operator((480,), (480 // factor,), protocol).matrices[0][240 // factor]
+        assert protocol.width(factor) == pytest.approx(self.width(row, 1 / factor), rel=0.01)
+
+    def test_no_blur_has_no_width(self):
+        assert PROTOCOLS["bicubic"].width(2.0) is None
+
     def test_thickness_blurs_an_axis_of_unchanged_size(self):
         operator = acquisition_operator((20, 90), (20, 90), "slice_profile", (1, 0.5), (None, 3.0))
         x = volume((20, 90))

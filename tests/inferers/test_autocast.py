@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from custom_components.inferers import AutocastInferer
+from custom_components.inferers.autocast import faster_dtype
 from custom_components.networks import ReCNN
 
 
@@ -42,3 +45,27 @@ def test_autocast_ends_and_further_arguments_are_handed_on():
     assert not torch.is_autocast_enabled("cpu")
     y = AutocastInferer(torch.float16)(torch.ones(1), lambda x, a, b: (x + a + b).half(), 2, b=3)
     assert y.dtype == torch.float32 and y.item() == 6
+
+
+@pytest.mark.parametrize(
+    ("bf16", "amx", "expected"), [(False, False, None), (True, False, "bfloat16"), (False, True, "bfloat16")]
+)
+def test_faster_dtype_of_a_cpu(monkeypatch, bf16, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert faster_dtype("cpu") == faster_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), None), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_faster_dtype_of_cuda(monkeypatch, capability, expected):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    assert faster_dtype("cuda:1") == expected
+    assert asked == [torch.device("cuda:1")]
+    assert faster_dtype("meta") is None
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux")
+def test_faster_dtype_is_what_the_kernel_says_of_this_cpu():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert (faster_dtype("cpu") is not None) == bool({"avx512_bf16", "amx_tile"} & set(flags))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -116,12 +117,79 @@ def test_a_margin_makes_the_patch_larger(size, margin):
         ({"share": 0.5}, "any_orientation and share are for spatial_dims 2, got 3"),
         ({"any_orientation": True}, "any_orientation and share are for spatial_dims 2, got 3"),
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+        ({"least_std": -0.1}, r"least_std must be >= 0, got -0\.1"),
+        ({"least_std": math.nan}, "least_std must be >= 0, got nan"),
     ],
 )
 def test_bad_arguments(kwargs, match):
     for make in (lambda **kw: RandHRPatch(8, **kw), lambda **kw: RandHRPatchd("image", 8, **kw)):
         with pytest.raises(ValueError, match=match):
             make(**kwargs)
+
+
+class TestLeastStd:
+    @staticmethod
+    def half_air(n=40):
+        """Noise of standard deviation 0.29 in the last half of the first axis, none in the other."""
+        scan = torch.rand(1, n, 20, 20, generator=torch.Generator().manual_seed(0))
+        scan[:, : n // 2] = 0
+        return scan
+
+    @staticmethod
+    def starts(cut, monkeypatch):
+        """List to which each drawn place is added."""
+        starts, draw = [], cut._draw
+
+        def recorded(data):
+            draw(data)
+            starts.append(cut.start)
+
+        monkeypatch.setattr(cut, "_draw", recorded)
+        return starts
+
+    def test_air_comes_less_often(self):
+        """Of 31 places 11 are all air: one in 2.8, and with three more draws one in 2.8^4 = 63."""
+        scan = self.half_air()
+        air = {
+            least: sum(not cut(scan).any() for _ in range(300))
+            for least in (0.0, 0.02)
+            for cut in [cutter(10, least_std=least)]
+        }
+        assert 80 < air[0.0] < 135
+        assert 0 < air[0.02] < 15
+
+    def test_the_place_is_drawn_three_times_more_at_most(self, monkeypatch):
+        cut, air = cutter(6, least_std=0.1), torch.zeros(1, 12, 12, 12)
+        starts = self.starts(cut, monkeypatch)
+        assert cut(air).shape == (1, 6, 6, 6)
+        assert len(starts) == 4 and len({tuple(s) for s in starts}) > 1
+        cut(torch.rand(1, 12, 12, 12))
+        assert len(starts) == 5
+
+    def test_compared_with_the_spread_of_the_patch(self, monkeypatch):
+        """A scan of 0 and 1 in half of the planes has the standard deviation 1/2 at each place, also for the sparse voxels."""
+        scan = (torch.arange(32) // 4 % 2).float()[None, :, None, None].expand(1, 32, 16, 16)
+        for least, draws in ((0.499, 1), (0.501, 4)):
+            cut = cutter(16, least_std=least)
+            starts = self.starts(cut, monkeypatch)
+            cut(scan)
+            assert len(starts) == draws
+
+    def test_one_that_has_enough_is_the_one_without(self):
+        scan = torch.rand(1, 20, 21, 22)
+        first, second = cutter(6, least_std=0.1, coarsen=1.5, margin=1), cutter(6, coarsen=1.5, margin=1)
+        assert all(torch.equal(first(scan), second(scan)) for _ in range(5))
+
+    @pytest.mark.parametrize(("shape", "dims"), [((9, 9, 3), 2), ((9, 9), 3), ((2, 2, 2), 3)])
+    def test_slices_planes_and_few_voxels(self, shape, dims):
+        cut = cutter(3, spatial_dims=dims, least_std=0.1)
+        assert cut(torch.rand(1, *shape)).shape[1:3] == (3, 3)
+
+    def test_dictionary_version(self):
+        scan = self.half_air()
+        single = RandHRPatch(10, least_std=0.02).set_random_state(5)
+        both = RandHRPatchd("image", 10, least_std=0.02).set_random_state(5)
+        assert all(torch.equal(single(scan), both({"image": scan})["image"]) for _ in range(20))
 
 
 class TestPerNetworkAxis:
@@ -279,6 +347,32 @@ class TestDictionary:
         assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(runs[0], 2))
         assert torch.equal(array(scan), single({"image": scan})["image"])
+
+    @pytest.mark.parametrize("coarsen", [1.0, 2.0])
+    def test_spacing_of_a_volume(self, oblique, coarsen):
+        """That of the scan, 0.9 x 1.1 x 3.3 mm, times the drawn factor."""
+        scan = MetaTensor(torch.rand(1, 30, 31, 32), affine=torch.from_numpy(oblique((0.9, 1.1, 3.3))))
+        cut = RandHRPatchd("image", 8, coarsen=coarsen, prob=1.0).set_random_state(0)
+        for _ in range(3):
+            spacing = cut({"image": scan})["spacing"]
+            expected = torch.tensor([0.9, 1.1, 3.3], dtype=torch.float64) * cut.patch.factor
+            torch.testing.assert_close(spacing, expected, rtol=1e-6, atol=0)
+            assert (cut.patch.factor > 1) == (coarsen > 1)
+
+    def test_spacing_of_slices_is_in_the_order_of_the_patch(self, oblique):
+        scan = MetaTensor(torch.rand(1, 12, 13, 14), affine=torch.from_numpy(oblique((4.0, 0.8, 1.0))))
+        item = RandHRPatchd("image", 4, spatial_dims=2).set_random_state(0)({"image": scan})
+        torch.testing.assert_close(
+            item["spacing"], torch.tensor([0.8, 1.0, 4.0], dtype=torch.float64), rtol=1e-6, atol=0
+        )
+
+    def test_spacing_is_that_of_the_first_key_and_of_none_without_an_affine(self):
+        image, target = (
+            MetaTensor(torch.rand(1, 9, 9, 9), affine=torch.diag(torch.tensor([s, s, s, 1]))) for s in (2, 3)
+        )
+        cut = RandHRPatchd(["image", "target"], 4)
+        assert cut({"image": image, "target": target})["spacing"].tolist() == [2, 2, 2]
+        assert "spacing" not in cut({"image": image.as_tensor(), "target": target})
 
     def test_unlike_shapes(self):
         item = {"image": torch.rand(1, 9, 9, 9), "target": torch.rand(1, 9, 9, 8)}

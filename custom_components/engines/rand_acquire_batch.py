@@ -1,0 +1,191 @@
+"""Acquire a batch of HR patches at random on the device: what a network for any scan and any grid is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Randomizable
+
+from ..acquisition import Protocol, SeparableOperator, add_rician_noise, interpolation_operator
+from ..networks.any_scale import acquisition_condition
+from ..tensors import plain
+
+Range = tuple[float, float]
+
+
+class RandAcquireBatch(Randomizable):
+    """Make the batch of a step from HR patches: one target grid for all, an acquisition for each.
+
+    All samples of a batch have the same scale factors, as tensors must; slice profile and noise are drawn for each sample. The LR
+    patch has `size` voxels per axis or as many as the HR patch, a cube, allows; that is cut to its extent, outer voxel borders on
+    each other, so that a patch is like a small volume, and turned or mirrored at random.
+
+    A part of what is drawn is told to the network (see `custom_components.networks.acquisition_condition`): voxel size always, the
+    width of the slice profile and the noise with the probability `known_prob`, each by itself.
+
+    It goes on from batch to batch with the random state of `set_random_state`. Without one, each batch takes a seed from torch's,
+    which `custom_components.handlers.TrainingState` sets in each epoch: a run that was killed goes on as it would have.
+
+    Args:
+        scale_factors: kinds of target, one drawn per batch: a factor, a range from which one factor is drawn for all axes, or
+            three of either, whose axes are permuted at random.
+        scale_weights: probability of each kind, in any unit; None: alike.
+        profiles: slice profiles, one drawn per sample: dictionaries of `Protocol`'s arguments, where `sigma` and `thickness` may be
+            ranges.
+        profile_weights: probability of each profile, in any unit; None: alike.
+        noise_std: range of the standard deviation of Rician noise, in units of the [0, 1] scale.
+        noise_prob: probability of noise.
+        known_prob: probability that profile width, and noise, are told.
+        size: largest LR patch, voxels per axis.
+        margin: voxels on each side of the HR patch for the blur, cut off.
+
+    Raises:
+        ValueError: on an empty list, weights that do not fit, a factor below 1, or a profile that is no `Protocol`.
+    """
+
+    def __init__(
+        self,
+        scale_factors: Sequence[Any] = (2.0,),
+        scale_weights: Sequence[float] | None = None,
+        profiles: Sequence[Mapping[str, Any]] = ({"sigma": 1.0},),
+        profile_weights: Sequence[float] | None = None,
+        noise_std: Range = (0.0, 0.03),
+        noise_prob: float = 0.0,
+        known_prob: float = 0.7,
+        size: int = 24,
+        margin: int = 8,
+    ) -> None:
+        for name, values, weights in (
+            ("scale_factors", scale_factors, scale_weights),
+            ("profiles", profiles, profile_weights),
+        ):
+            if not values or (weights is not None and len(weights) != len(values)):
+                given = "no weights" if weights is None else f"{len(weights)} weights"
+                raise ValueError(f"expected {name} and one weight for each, got {len(values)} and {given}")
+        for kind in scale_factors:
+            for low, high in map(_ends, kind if _is_per_axis(kind) else [kind]):
+                if not 1 <= low <= high < math.inf:
+                    raise ValueError(f"scale_factors must be >= 1, ranges from low to high, got {kind}")
+        for profile in profiles:
+            Protocol(**profile)
+        self.scale_factors, self.scale_weights = list(scale_factors), scale_weights
+        self.profiles, self.profile_weights = [dict(p) for p in profiles], profile_weights
+        self.noise_std, self.noise_prob, self.known_prob = noise_std, noise_prob, known_prob
+        self.size, self.margin = size, margin
+        self._follows_torch = True
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandAcquireBatch:
+        """Go on from a seed or state of its own; without either from torch's again."""
+        self._follows_torch = seed is None and state is None
+        super().set_random_state(seed, state)
+        return self
+
+    def _pick(self, values: Sequence[Any], weights: Sequence[float] | None) -> Any:
+        total = None if weights is None else [w / sum(weights) for w in weights]
+        return values[int(self.R.choice(len(values), p=total))]
+
+    def _value(self, given: float | Range) -> float:
+        return float(self.R.uniform(*given)) if isinstance(given, Sequence) else float(given)
+
+    def _factors(self) -> list[float]:
+        kind = self._pick(self.scale_factors, self.scale_weights)
+        if _is_per_axis(kind):
+            return [self._value(kind[i]) for i in self.R.permutation(3)]
+        return [self._value(kind)] * 3
+
+    def _protocol(self) -> Protocol:
+        drawn = dict(self._pick(self.profiles, self.profile_weights))
+        for name in ("sigma", "thickness"):
+            if drawn.get(name) is not None:
+                drawn[name] = self._value(drawn[name])
+        return Protocol(**drawn)
+
+    def _turned(self, hr: torch.Tensor, spacing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A cube `(1, 1, *spatial)` and its voxel size, turned or mirrored to one of 48 orientations."""
+        order = [int(axis) for axis in self.R.permutation(3)]
+        mirrored = [axis + 2 for axis in range(3) if self.R.random_sample() < 0.5]
+        return hr.permute(0, 1, *(axis + 2 for axis in order)).flip(mirrored), spacing[order]
+
+    def _acquired(
+        self, hr: torch.Tensor, lr_shape: Sequence[int], shape: Sequence[int], spacing: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One patch `(1, 1, *spatial)` with margin to LR without noise, with noise, and its condition."""
+        protocol, m = self._protocol(), self.margin
+        factors = [b / a for a, b in zip(lr_shape, shape, strict=True)]
+        matrices: list[torch.Tensor | None] = []
+        for axis, (n, f) in enumerate(zip(lr_shape, factors, strict=True)):
+            if f == 1:  # what is not acquired needs no margin
+                hr = hr.narrow(axis + 2, m, n)
+                matrices.append(None)
+            else:
+                centres = m - 0.5 + f * (torch.arange(n, dtype=torch.float64) + 0.5)
+                matrices.append(protocol.matrix(hr.shape[axis + 2], centres, f))
+        clean = SeparableOperator(matrices)(hr)
+        std = self._value(self.noise_std) if self.R.random_sample() < self.noise_prob else 0.0
+        generator = torch.Generator(hr.device).manual_seed(int(self.R.randint(2**31 - 1)))
+        noisy = add_rician_noise(clean, std, generator)
+        width_known, noise_known = (self.R.random_sample() < self.known_prob for _ in range(2))
+        condition = acquisition_condition(
+            factors,
+            [float(s) * f for s, f in zip(spacing, factors, strict=True)],
+            [protocol.width(f) if width_known else None for f in factors],
+            std if noise_known else None,
+        )
+        return clean, noisy, condition
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[()], dict[str, Any]]:
+        """HR patches `image` `(B, 1, n, n, n)` and `spacing` `(B, 3)` in mm to what `SupervisedTrainer` takes of a `prepare_batch`.
+
+        Returns:
+            LR `(B, 1, *lr)`; targets `(B, 2, *hr)`, HR and the noise as splines interpolate it; and the network's further
+            arguments `shape` and `condition`.
+
+        Raises:
+            ValueError: when a patch is no cube, or is not larger than its margins by the factor.
+        """
+        hr = plain(batchdata["image"]).to(device, non_blocking=non_blocking)
+        if hr.ndim != 5 or len(set(hr.shape[2:])) != 1:
+            raise ValueError(f"expected cubes (B, 1, n, n, n), got {tuple(hr.shape)}")
+        if self._follows_torch:
+            self.R = np.random.RandomState(int(torch.randint(2**31 - 1, ())))
+        factors = self._factors()
+        inner = hr.shape[-1] - 2 * self.margin
+        if inner < max(factors):
+            raise ValueError(f"expected {max(factors):g} voxels within the margins of {self.margin}, got {inner}")
+        lr_shape = [min(self.size, int(inner / f + 1e-6)) for f in factors]
+        shape = [round(n * f) for n, f in zip(lr_shape, factors, strict=True)]
+        turned = [self._turned(x, spacing) for x, spacing in zip(hr.split(1), batchdata["spacing"], strict=True)]
+        box = (slice(None), slice(None), *(slice(0, n + 2 * self.margin) for n in shape))
+        hr = torch.cat([x[box] for x, _ in turned])
+        made = [
+            self._acquired(x, lr_shape, shape, spacing) for x, (_, spacing) in zip(hr.split(1), turned, strict=True)
+        ]
+        clean, noisy = (torch.cat([sample[i] for sample in made]) for i in range(2))
+        noise = noisy - clean
+        grid = interpolation_operator(lr_shape, shape)
+        noise = grid(noise) if bool(noise.any()) else noise.new_zeros(len(noise), 1, *shape)
+        inside = (slice(None), slice(None), *(slice(self.margin, self.margin + n) for n in shape))
+        target = torch.cat([hr[inside], noise], 1)
+        condition = torch.stack([sample[2] for sample in made]).to(hr.device)
+        lr = noisy.contiguous(memory_format=torch.channels_last_3d)
+        return lr, target, (), {"shape": tuple(shape), "condition": condition}
+
+
+def _is_per_axis(kind: Any) -> bool:
+    return isinstance(kind, Sequence) and len(kind) == 3
+
+
+def _ends(given: Any) -> Range:
+    """Lowest and highest value of a number or a range."""
+    low, high = given if isinstance(given, Sequence) else (given, given)
+    return low, high

@@ -1,0 +1,234 @@
+"""A network on the LR grid whose result can be read on any finer grid, and that is told what is known of the acquisition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..acquisition import SeparableOperator, cell_average_matrix, interpolation_operator, sub_voxel_matrix
+
+NOISE_UNIT = 0.03  # of the [0, 1] scale: a noise level of 3 % is 1 to the network
+CONDITIONS = 14
+
+
+def acquisition_condition(
+    scale_factor: Sequence[float],
+    spacing: Sequence[float],
+    thickness: Sequence[float | None] | None = None,
+    noise_std: float | None = None,
+) -> torch.Tensor:
+    """What is known of an acquisition, as the network takes it: `(14,)` float32.
+
+    Args:
+        scale_factor: HR voxels per LR voxel on each of the 3 axes, >= 1.
+        spacing: LR voxel size in mm.
+        thickness: full width at half maximum of the slice profile in LR voxels, None where it is not known.
+        noise_std: standard deviation of the scan's noise, in units of the [0, 1] scale; None: not known.
+
+    Raises:
+        ValueError: on a wrong number of values, a factor below 1, or a size that is not positive.
+    """
+    widths = [None] * 3 if thickness is None else list(thickness)
+    if not len(scale_factor) == len(spacing) == len(widths) == 3:
+        raise ValueError(
+            f"expected 3 values per axis, got {len(scale_factor)} factors, {len(spacing)} sizes, {len(widths)} widths"
+        )
+    if not all(f >= 1 for f in scale_factor) or not all(0 < s < math.inf for s in spacing):
+        raise ValueError(f"expected factors >= 1 and sizes > 0, got {list(scale_factor)} and {list(spacing)}")
+    values: list[float] = []
+    for factor, size, width in zip(scale_factor, spacing, widths, strict=True):
+        known = width is not None and factor > 1
+        values += [math.log2(factor), math.log2(size), float(width or 0) if known else 0.0, float(known)]
+    values += [0.0 if noise_std is None else noise_std / NOISE_UNIT, float(noise_std is not None)]
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _weights(layer: nn.Conv3d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution that has both."""
+    return layer.weight, cast(torch.Tensor, layer.bias)
+
+
+def _frozen(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv3d:
+    """A convolution with copies of the weights: to freeze them must not freeze the network that they come from."""
+    layer: nn.Conv3d = nn.utils.skip_init(nn.Conv3d, weight.shape[1], weight.shape[0], 3, padding=1)
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return layer
+
+
+class _ConditionedBlock(nn.Module):
+    """Residual block whose first features are scaled and shifted by the condition: `(B, C, X, Y, Z)` to the same shape."""
+
+    def __init__(self, num_filters: int, num_features: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(num_filters, num_filters, 3, padding=1)
+        self.second = nn.Conv3d(num_filters, num_filters, 3, padding=1)
+        self.modulation = nn.Linear(num_features, 2 * num_filters)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        gain, shift = self.modulation(features)[:, :, None, None, None].chunk(2, 1)
+        y: torch.Tensor = self.second(functional.relu(self.first(x) * (1 + gain) + shift))
+        return x + y
+
+    def folded(self, features: torch.Tensor) -> nn.Sequential:
+        """The residual branch for one condition `(1, num_features)`, as plain convolutions."""
+        gain, shift = self.modulation(features)[0].chunk(2)
+        weight, bias = _weights(self.first)
+        first = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
+        return nn.Sequential(first, nn.ReLU(inplace=True), _frozen(*_weights(self.second)))
+
+
+class PlainResidual(nn.Module):
+    """An `AnyScaleSR` for one condition and one target: convolutions and additions alone, `(B, 1, *lr)` to `(B, C', *lr)`."""
+
+    def __init__(self, head: nn.Module, blocks: Sequence[nn.Module], tail: nn.Module) -> None:
+        super().__init__()
+        self.head, self.blocks, self.tail = head, nn.ModuleList(blocks), tail
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `(B, 1, *lr)` to `(B, C', *lr)`."""
+        first = self.head(x)
+        y = first
+        for block in self.blocks:
+            y = y + block(y)
+        z: torch.Tensor = self.tail(y + first)
+        return z
+
+
+class AnyScaleSR(nn.Module):
+    r"""Super-resolution by any factor per axis, computed on the LR grid.
+
+    .. math:: \hat x = U (y - s\, \hat n) + D\, c, \quad (c, \hat n, \hat v) = \text{network}(y, \text{condition})
+
+    `U` is cubic B-spline interpolation. The network gives, for each LR voxel, :math:`(\text{degree} + 1)^3` coefficients `c` of a
+    polynomial within that voxel, and `D` reads its averages over the HR voxels (`custom_components.acquisition.
+    cell_average_matrix`): a decoder that knows the sub-voxel offset and the size of each voxel, without parameters of its own, so
+    that any factor takes the same weights and grids agree with each other. On axes with a whole factor `D` is a product with the
+    weights of the last convolution and a rearrangement, which costs nothing.
+
+    The conditional mean of the sharp image is the sum of those of its parts, hence one network of squared errors gives both: `c`
+    for a result that keeps the noise as a spline would (denoising strength s = 0), and the noise :math:`\hat n` itself, of which
+    any part may be taken away. :math:`\hat v` is the logarithm of the expected squared error in the LR voxel (see
+    `custom_components.losses.ErrorLikelihoodLoss`); no gradient of it goes into the features.
+
+    What is known of the acquisition scales and shifts the features of each block (FiLM: E. Perez et al., 2018,
+    arXiv:1709.07871). For one scan it is constant, and goes into the weights: see `folded`.
+
+    Args:
+        num_filters: filters of each convolution.
+        num_blocks: residual blocks of two convolutions of size 3.
+        degree: of the polynomials; 3 can represent all values up to a factor of 4.
+        num_features: width of the two layers that read the condition.
+
+    Shape:
+        `(B, 1, X, Y, Z)` in [0, 1], a shape of three HR sizes and a condition `(B, 14)` to `(B, 3, *shape)`: the result at strength
+        0, the noise (to be subtracted from it times the strength) and the logarithm of the expected squared error.
+
+    Raises:
+        ValueError: on arguments out of range; on call, on fewer HR than LR voxels.
+
+    Example:
+        >>> condition = acquisition_condition((1.5, 1, 3), (1.2, 0.9, 3), noise_std=0.0)[None]
+        >>> AnyScaleSR(8, 1)(torch.rand(1, 1, 8, 10, 4), (12, 10, 12), condition).shape
+        torch.Size([1, 3, 12, 10, 12])
+    """
+
+    def __init__(self, num_filters: int = 48, num_blocks: int = 4, degree: int = 3, num_features: int = 64) -> None:
+        super().__init__()
+        if min(num_filters, num_blocks, num_features) < 1 or degree < 0:
+            given = f"{num_filters}, {num_blocks}, {num_features} and {degree}"
+            raise ValueError(f"num_filters, num_blocks and num_features must be >= 1 and degree >= 0, got {given}")
+        self.degree = degree
+        self.condition = nn.Sequential(
+            nn.Linear(CONDITIONS, num_features), nn.ReLU(), nn.Linear(num_features, num_features), nn.ReLU()
+        )
+        self.head = nn.Conv3d(1, num_filters, 3, padding=1)
+        self.blocks = nn.ModuleList(_ConditionedBlock(num_filters, num_features) for _ in range(num_blocks))
+        self.detail = nn.Conv3d(num_filters, (degree + 1) ** 3, 3, padding=1)
+        self.noise = nn.Conv3d(num_filters, 1, 3, padding=1)
+        self.error = nn.Conv3d(num_filters, 1, 3, padding=1)
+        for layer in (self.detail, self.noise, self.error):
+            for parameter in _weights(layer):
+                nn.init.zeros_(parameter)
+        nn.init.constant_(_weights(self.error)[1], math.log(1e-3))
+
+    def divisions(self, lr_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+        """Values per LR voxel and axis that the last convolution gives: the factor where it is whole, else the coefficients.
+
+        Raises:
+            ValueError: on fewer HR than LR voxels, or a wrong number of axes.
+        """
+        if len(shape) != len(lr_shape) or any(m < n for n, m in zip(lr_shape, shape, strict=True)):
+            raise ValueError(f"expected a shape of at least {tuple(lr_shape)} voxels, got {tuple(shape)}")
+        return tuple(
+            m // n if m % n == 0 and m // n <= self.degree + 1 else self.degree + 1
+            for n, m in zip(lr_shape, shape, strict=True)
+        )
+
+    def _detail_weights(self, lr_shape: Sequence[int], shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the last convolution, with the decoder's part for axes of a whole factor within."""
+        weight, bias = _weights(self.detail)
+        decoder = torch.ones(1, 1, dtype=torch.float64)
+        for n, m, k in zip(lr_shape, shape, self.divisions(lr_shape, shape), strict=True):
+            whole = m == k * n
+            decoder = torch.kron(decoder, sub_voxel_matrix(k, self.degree) if whole else torch.eye(k).double())
+        decoder = decoder.to(weight)
+        return torch.tensordot(decoder, weight, dims=1), decoder @ bias
+
+    def decode(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Values of the last convolution, `(B, product of the divisions, *lr)`, to the HR detail `(B, 1, *shape)`, float32."""
+        lr_shape = values.shape[2:]
+        divisions = self.divisions(lr_shape, shape)
+        x = values.float().reshape(len(values), *divisions, *lr_shape).permute(0, 4, 1, 5, 2, 6, 3)
+        x = x.reshape(len(values), 1, *(n * k for n, k in zip(lr_shape, divisions, strict=True)))
+        return SeparableOperator(
+            [
+                None if m == n * k else cell_average_matrix(n, m, self.degree)
+                for n, m, k in zip(lr_shape, shape, divisions, strict=True)
+            ]
+        )(x)
+
+    def forward(self, x: torch.Tensor, shape: Sequence[int], condition: torch.Tensor) -> torch.Tensor:
+        """Map `(B, 1, *lr)` and a condition `(B, 14)` to `(B, 3, *shape)`, float32."""
+        lr_shape = tuple(x.shape[2:])
+        weight, bias = self._detail_weights(lr_shape, shape)
+        features = self.condition(condition)
+        first = self.head(x)
+        y = first
+        for block in self.blocks:
+            y = block(y, features)
+        y = y + first
+        detail = self.decode(functional.conv3d(y, weight, bias, padding=1), shape)
+        grid = interpolation_operator(lr_shape, shape)
+        image, noise = grid(x.float()), grid(self.noise(y).float())
+        error = interpolation_operator(lr_shape, shape, "linear")(self.error(y.detach()).float())
+        return torch.cat([image + detail, noise, error], 1)
+
+    def folded(
+        self, condition: torch.Tensor, lr_shape: Sequence[int], shape: Sequence[int], maps: bool = True
+    ) -> PlainResidual:
+        """The convolutions for one acquisition and target, without a condition.
+
+        Args:
+            condition: `(14,)`.
+            lr_shape: LR voxels per axis.
+            shape: HR voxels per axis.
+            maps: whether noise and error, one channel each, follow the values that `decode` takes.
+        """
+        with torch.no_grad():
+            features = self.condition(condition[None].to(self.head.weight))
+            pairs = [self._detail_weights(lr_shape, shape)]
+            if maps:
+                pairs += [_weights(self.noise), _weights(self.error)]
+            tail = _frozen(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+            branches = [block.folded(features) for block in cast("Sequence[_ConditionedBlock]", self.blocks)]
+        return PlainResidual(_frozen(*_weights(self.head)), branches, tail).eval()

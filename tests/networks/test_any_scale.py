@@ -1,0 +1,274 @@
+"""`AnyScaleSR` against its own formula written out, scipy's spline, and itself with the condition in its weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import zoom
+from torch import nn
+from torch.nn import functional
+
+from custom_components.acquisition import cell_average_matrix
+from custom_components.networks import AnyScaleSR, acquisition_condition
+
+LR = (4, 5, 3)
+TARGETS = {
+    "same": (4, 5, 3),
+    "x2": (8, 10, 6),
+    "x4": (16, 20, 12),
+    "x5": (20, 25, 15),
+    "one axis": (4, 5, 12),
+    "x1 x3 x4": (4, 15, 12),
+    "x1.5 x2 x5": (6, 10, 15),
+    "not whole": (5, 13, 10),
+}
+each_target = pytest.mark.parametrize("shape", TARGETS.values(), ids=TARGETS)
+
+
+def made(degree=3, blocks=2, filters=4):
+    """A network whose every parameter matters: those that start at 0 too."""
+    network = AnyScaleSR(filters, blocks, degree, num_features=16)
+    for module in [network.detail, network.noise, network.error, *(b.modulation for b in network.blocks)]:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def conditions(count):
+    return torch.randn(count, 14)
+
+
+def splines(x, shape, order=3):
+    ratio = [m / n for n, m in zip(x.shape[2:], shape, strict=True)]
+    grids = [zoom(v.double().numpy(), ratio, order=order, mode="nearest", grid_mode=True) for v in x[:, 0]]
+    return torch.from_numpy(np.stack(grids)).float()
+
+
+def written_out(network, x, condition):
+    """Features `(B, C, *lr)` of the formula: scaled and shifted before each rectifier, a sum of all blocks and the head twice."""
+    w = network.state_dict()
+    c = (condition @ w["condition.0.weight"].T + w["condition.0.bias"]).clamp(min=0)
+    c = (c @ w["condition.2.weight"].T + w["condition.2.bias"]).clamp(min=0)
+    head = functional.conv3d(x, w["head.weight"], w["head.bias"], padding=1)
+    y = head
+    for i in range(len(network.blocks)):
+        scale_shift = c @ w[f"blocks.{i}.modulation.weight"].T + w[f"blocks.{i}.modulation.bias"]
+        gain, shift = scale_shift[..., None, None, None].split(y.shape[1], 1)
+        inner = functional.conv3d(y, w[f"blocks.{i}.first.weight"], w[f"blocks.{i}.first.bias"], padding=1)
+        inner = (inner + inner * gain + shift).clamp(min=0)
+        y = y + functional.conv3d(inner, w[f"blocks.{i}.second.weight"], w[f"blocks.{i}.second.bias"], padding=1)
+    return y + head
+
+
+def general_path(network, features, shape):
+    """All coefficients of each LR voxel, read by the full matrix of each axis, in float64."""
+    coefficients = functional.conv3d(features, network.detail.weight, network.detail.bias, padding=1).double()
+    lr, k = features.shape[2:], network.degree + 1
+    coefficients = coefficients.reshape(len(features), k, k, k, *lr)
+    a, b, c = (cell_average_matrix(n, m, k - 1).reshape(m, n, k) for n, m in zip(lr, shape, strict=True))
+    return torch.einsum("zijkuvw,xui,yvj,twk->zxyt", coefficients, a, b, c).float()
+
+
+def detail(network, x, shape, condition):
+    return network(x, shape, condition)[:, 0] - splines(x, shape)
+
+
+class TestCondition:
+    def test_what_it_holds(self):
+        """Per axis log2 of factor and size, width and whether it is known; then noise in 3 % and whether it is known."""
+        condition = acquisition_condition((2, 1, 3.3), (2.0, 0.5, 3.96), (0.8, 0.9, None), 0.015)
+        expected = [1, 1, 0.8, 1, 0, -1, 0, 0, math.log2(3.3), math.log2(3.96), 0, 0, 0.5, 1]
+        assert condition.dtype == torch.float32
+        np.testing.assert_allclose(condition, expected, rtol=1e-6, atol=1e-7)
+
+    def test_nothing_known_but_the_grids(self):
+        assert acquisition_condition((2, 2, 2), (1, 1, 1)).tolist() == [1, 0, 0, 0] * 3 + [0, 0]
+
+    def test_no_noise_is_another_thing_than_not_known(self):
+        known, unknown = (acquisition_condition((2, 2, 2), (1, 1, 1), noise_std=std)[12:] for std in (0.0, None))
+        assert (known.tolist(), unknown.tolist()) == ([0, 1], [0, 0])
+
+    @pytest.mark.parametrize(
+        ("arguments", "match"),
+        [
+            (((2, 2), (1, 1, 1)), "3 values per axis, got 2 factors, 3 sizes, 3 widths"),
+            (((2, 2, 2), (1, 1)), "3 values per axis, got 3 factors, 2 sizes, 3 widths"),
+            (((2, 2, 2), (1, 1, 1), (None,)), "3 values per axis, got 3 factors, 3 sizes, 1 widths"),
+            (((2, 0.5, 2), (1, 1, 1)), r"factors >= 1 and sizes > 0, got \[2, 0\.5, 2\] and \[1, 1, 1\]"),
+            (((2, 2, 2), (1, 0, 1)), r"factors >= 1 and sizes > 0, got \[2, 2, 2\] and \[1, 0, 1\]"),
+            (((2, 2, 2), (1, math.nan, 1)), r"factors >= 1 and sizes > 0, got .* and \[1, nan, 1\]"),
+            (((2, 2, 2), (1, math.inf, 1)), r"factors >= 1 and sizes > 0, got .* and \[1, inf, 1\]"),
+        ],
+    )
+    def test_errors(self, arguments, match):
+        with pytest.raises(ValueError, match=match):
+            acquisition_condition(*arguments)
+
+
+class TestForward:
+    @each_target
+    def test_is_the_formula_by_the_general_path(self, shape):
+        """Whole factors take another way than others, with the decoder in the weights: the same to 1e-5."""
+        network, x, condition = made(), torch.rand(2, 1, *LR), conditions(2)
+        with torch.no_grad():
+            got = network(x, shape, condition)
+            features = written_out(network, x, condition)
+            maps = [functional.conv3d(features, m.weight, m.bias, padding=1) for m in (network.noise, network.error)]
+            image = splines(x, shape) + general_path(network, features, shape)
+        expected = [image, splines(maps[0], shape), splines(maps[1], shape, order=1)]
+        assert got.shape == (2, 3, *shape)
+        for channel, truth in zip(got.unbind(1), expected, strict=True):
+            torch.testing.assert_close(channel, truth, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("degree", [0, 1, 2])
+    def test_other_degrees(self, degree):
+        network, x, condition = made(degree), torch.rand(1, 1, *LR), conditions(1)
+        with torch.no_grad():
+            features = written_out(network, x, condition)
+            for shape in TARGETS.values():
+                expected = general_path(network, features, shape)
+                torch.testing.assert_close(detail(network, x, shape, condition), expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("coarse", "times"),
+        [((8, 10, 6), 2), ((12, 5, 3), (1, 4, 3)), ((7, 13, 5), 2)],
+        ids=["x2", "axes", "not whole"],
+    )
+    def test_grids_agree(self, coarse, times):
+        """The mean of the detail over the 2-blocks of x4 is the detail of x2, for one condition."""
+        network, x, condition = made(), torch.rand(1, 1, *LR), conditions(1)
+        steps = (times,) * 3 if isinstance(times, int) else times
+        fine = tuple(n * k for n, k in zip(coarse, steps, strict=True))
+        with torch.no_grad():
+            blocks = functional.avg_pool3d(detail(network, x, fine, condition), steps)
+            torch.testing.assert_close(blocks, detail(network, x, coarse, condition), rtol=0, atol=1e-5)
+
+    @each_target
+    def test_a_new_network_is_the_spline_and_an_expected_error(self, shape):
+        x = torch.rand(2, 1, *LR)
+        result, noise, error = AnyScaleSR(4, 1)(x, shape, conditions(2)).unbind(1)
+        torch.testing.assert_close(result, splines(x, shape), rtol=0, atol=1e-5)
+        assert not noise.any()
+        torch.testing.assert_close(error.exp(), torch.full_like(error, 1e-3))
+
+    def test_batch_of_unlike_conditions_equals_single_items(self):
+        network, x, condition = made(), torch.rand(3, 1, *LR), conditions(3)
+        single = torch.cat([network(v[None], (8, 7, 9), c[None]) for v, c in zip(x, condition, strict=True)])
+        torch.testing.assert_close(network(x, (8, 7, 9), condition), single)
+        assert (network(x[:1], (8, 7, 9), condition[1:2]) - single[:1]).abs().max() > 1e-3
+
+    def test_under_autocast_the_result_is_float32(self):
+        network, x, condition = made(), torch.rand(1, 1, *LR), conditions(1)
+        for shape in TARGETS.values():
+            with torch.no_grad():
+                expected = network(x, shape, condition)
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    got = network(x, shape, condition)
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+
+    @pytest.mark.parametrize("shape", [(4, 4, 3), (8, 10), (8, 10, 6, 2), (0, 5, 3)])
+    def test_a_target_that_is_no_finer_grid(self, shape):
+        with pytest.raises(ValueError, match=r"expected a shape of at least \(4, 5, 3\) voxels, got \("):
+            made()(torch.rand(1, 1, *LR), shape, conditions(1))
+
+    @pytest.mark.parametrize("name", ["num_filters", "num_blocks", "num_features", "degree"])
+    def test_bad_arguments(self, name):
+        bad = -1 if name == "degree" else 0
+        with pytest.raises(ValueError, match=rf">= 1 and degree >= 0, got .*{bad}"):
+            AnyScaleSR(**{"num_filters": 4, "num_blocks": 1, name: bad})
+
+
+class TestGradients:
+    @pytest.mark.parametrize("shape", [(8, 10, 6), (5, 13, 10)], ids=["whole", "not whole"])
+    def test_the_expected_error_reaches_its_own_head_alone(self, shape):
+        network = made()
+        network(torch.rand(1, 1, *LR), shape, conditions(1))[:, 2].sum().backward()
+        touched = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+        assert touched == {"error.weight", "error.bias"}
+
+    @pytest.mark.parametrize("shape", [(8, 10, 6), (5, 13, 10)], ids=["whole", "not whole"])
+    def test_result_and_noise_reach_all_others(self, shape):
+        network = made()
+        network(torch.rand(2, 1, *LR), shape, conditions(2))[:, :2].square().sum().backward()
+        untouched = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+        assert untouched == {"error.weight", "error.bias"}
+
+    def test_a_whole_factor_trains_the_polynomials_that_it_can_see(self):
+        """Though x2 has 8 values per LR voxel and 64 coefficients; but for one that has no part in them."""
+        network = made()
+        network(torch.rand(1, 1, *LR), (8, 10, 6), conditions(1))[:, 0].square().sum().backward()
+        per_coefficient = network.detail.weight.grad.flatten(1).abs().sum(1).reshape(4, 4, 4)
+        used = torch.tensor([True, True, False, True])  # the quadratic polynomial has the mean 0 over each half
+        assert torch.equal(per_coefficient > 1e-4, used[:, None, None] & used[:, None] & used)
+
+
+class TestFolded:
+    @each_target
+    @pytest.mark.parametrize("maps", [True, False])
+    def test_equals_forward(self, shape, maps):
+        network, x, condition = made(), torch.rand(1, 1, *LR), conditions(1)
+        with torch.no_grad():
+            expected = network(x, shape, condition)
+            values = network.folded(condition[0], LR, shape, maps)(x)
+            count = math.prod(network.divisions(LR, shape))
+            assert values.shape == (1, count + 2 * maps, *LR)
+            decoded = network.decode(values[:, :count], shape)[:, 0]
+        torch.testing.assert_close(decoded + splines(x, shape), expected[:, 0], rtol=0, atol=1e-5)
+        if maps:
+            torch.testing.assert_close(splines(values[:, -2:-1], shape), expected[:, 1], rtol=0, atol=1e-5)
+            torch.testing.assert_close(splines(values[:, -1:], shape, order=1), expected[:, 2], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("shape", "expected"),
+        [((8, 10, 6), (2, 2, 2)), ((4, 15, 12), (1, 3, 4)), ((6, 25, 3), (4, 4, 1)), ((5, 6, 4), (4, 4, 4))],
+    )
+    def test_divisions(self, shape, expected):
+        assert made().divisions(LR, shape) == expected
+
+    def test_leaves_the_network_alone(self):
+        """It is called for the validation of a training: nothing of the network may be frozen, changed or put to another mode."""
+        network, x, condition = made(), torch.rand(1, 1, *LR), conditions(1)
+        before = copy.deepcopy(network.state_dict())
+        folded = network.folded(condition[0], LR, (8, 10, 6))
+        assert not any(p.requires_grad for p in folded.parameters())
+        assert all(p.requires_grad for p in network.parameters())
+        assert network.head.training and not folded.training
+        for parameter in folded.parameters():
+            parameter.zero_()
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        network(x, (8, 10, 6), condition).square().sum().backward()
+        assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+    def test_is_convolutions_and_additions_alone(self):
+        """What `ExactInferer` streams."""
+        folded = made().folded(conditions(1)[0], LR, (8, 10, 6))
+        traced = torch.fx.symbolic_trace(folded)
+        modules = [type(folded.get_submodule(n.target)) for n in traced.graph.nodes if n.op == "call_module"]
+        assert modules == [nn.Conv3d, *[nn.Conv3d, nn.ReLU, nn.Conv3d] * 2, nn.Conv3d]
+
+
+class TestState:
+    def test_names_that_published_weights_have(self):
+        layers = ["condition.0", "condition.2", "head", "detail", "noise", "error"]
+        layers += [f"blocks.{i}.{name}" for i in range(2) for name in ("first", "second", "modulation")]
+        assert set(made().state_dict()) == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+    def test_round_trip(self, tmp_path):
+        first, second = made(), made()
+        x, condition = torch.rand(1, 1, *LR), conditions(1)
+        for shape in TARGETS.values():
+            assert not torch.allclose(first(x, shape, condition), second(x, shape, condition))
+        torch.save(first.state_dict(), tmp_path / "model.pt")
+        second.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+        for shape in TARGETS.values():
+            assert torch.equal(first(x, shape, condition), second(x, shape, condition))
+
+    def test_number_of_parameters(self, size):
+        """48 filters, 4 blocks, degree 3: one weight per tap, 64 + 1 + 1 maps, and what reads the condition."""
+        convolutions = (27 + 1) * 48 + 8 * (48 * 27 + 1) * 48 + (48 * 27 + 1) * 66
+        assert size(AnyScaleSR()) == convolutions + 15 * 64 + 65 * 64 + 4 * 65 * 96
