@@ -15,6 +15,7 @@ from .files import PathLike
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", ".nrrd", ".nhdr")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # one slice each, for models in 2D
+UNCERTAINTY_SUFFIX = "_uncertainty.nii.gz"  # of the map beside a result, behind the result's own stem
 PREVIEW_SUFFIX = "_preview.png"  # of our picture of a result that is a picture itself
 EXPECTED = (
     "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), the files of one DICOM series or, for a model in 2D, "
@@ -99,10 +100,10 @@ def with_stems(items: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _results(folder: Path, scans: list[Path]) -> set[Path]:
-    """Files in a folder that its summary calls results of these scans."""
+    """Files in a folder that its summary calls results of these scans, and maps beside them, of a run before the last too."""
     files = {str(p) for p in scans}
     names = {Path(row["output"]).name for row in read_rows(folder / SUMMARY) if row["file"] in files and row["output"]}
-    return {(folder / name).resolve() for name in names}
+    return {(folder / n).resolve() for name in names for n in (name, scan_stem(name) + UNCERTAINTY_SUFFIX)}
 
 
 def find_scans(path: PathLike | Sequence[PathLike], output_dir: PathLike | None = None) -> list[dict[str, str]]:

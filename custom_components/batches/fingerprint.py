@@ -77,8 +77,15 @@ def content(path: PathLike) -> str | None:
         return None
 
 
+def _sidecar(source: Path) -> Path | None:
+    """The BIDS file beside a NIfTI scan, which may name its slice thickness; None where there is none."""
+    stem = source.name.removesuffix(".gz").removesuffix(".nii")
+    sidecar = source.with_name(f"{stem}.json")
+    return sidecar if stem != source.name and sidecar.is_file() else None
+
+
 def scan_state(path: PathLike) -> list[list[Any]]:
-    """Name, size and time of change of the files that a scan is made of: a file, its voxels beside a header, a DICOM folder."""
+    """Name, size and time of change of the files that a scan is made of: a file, its voxels or facts beside it, a DICOM folder."""
     source = Path(path).expanduser()
     files, state = [source], []
     with contextlib.suppress(OSError):  # what cannot be read fails when it is loaded
@@ -86,6 +93,8 @@ def scan_state(path: PathLike) -> list[list[Any]]:
             files = sorted(source.iterdir())
         elif source.suffix.lower() in _HEADERS:
             files = sorted(source.parent.glob(f"{glob.escape(source.stem)}.*"))
+        elif (sidecar := _sidecar(source)) is not None:
+            files = [source, sidecar]
         for file in files:
             found = file.stat()
             if stat.S_ISREG(found.st_mode):

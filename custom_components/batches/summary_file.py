@@ -12,7 +12,7 @@ from ..files import PathLike, atomic_write, locked
 
 NAME = "summary.csv"
 COLUMNS = (
-    *("file", "status", "output", "shape_in", "shape_out", "spacing_in", "spacing_out", "seconds"),
+    *("file", "status", "output", "uncertainty", "shape_in", "shape_out", "spacing_in", "spacing_out", "seconds"),
     *("peak_memory_gib", "peak_gpu_memory_gib", "consistency_error", "warnings", "error", "fingerprint"),
 )
 

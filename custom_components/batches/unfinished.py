@@ -39,14 +39,18 @@ def _version(bundle_root: PathLike) -> Any:
         return None
 
 
-def result_fingerprint(item: Mapping[str, Any], state: Any) -> str:
-    """Fingerprint of a scan's result by its item of `unfinished_scans` and `fingerprint.result_state`; empty without them."""
-    return fingerprint(item["fingerprint"], state) if state and item.get("fingerprint") else ""
+def result_fingerprint(item: Mapping[str, Any], *states: Any) -> str:
+    """Fingerprint of a scan's result, and of a map beside it, by its item of `unfinished_scans` and `fingerprint.result_state`.
+
+    It is empty without one of them.
+    """
+    return fingerprint(item["fingerprint"], *states) if all(states) and item.get("fingerprint") else ""
 
 
 def _stands(row: Mapping[str, str], folder: Path, item: Mapping[str, Any]) -> bool:
-    """Whether the result that a line of the summary tells of is there and is what would be made again."""
-    wanted = result_fingerprint(item, result_state(folder / Path(row["output"]).name))
+    """Whether what a line of the summary tells of, result and map, is there and is what would be made again."""
+    states = [result_state(folder / Path(row[name]).name) for name in ("output", "uncertainty") if row[name]]
+    wanted = result_fingerprint(item, *states) if row["output"] else ""
     return bool(wanted) and wanted == row["fingerprint"]
 
 

@@ -1,6 +1,7 @@
 """Figures: planes of volumes with residuals and an enlarged detail, and charts of the scores of a comparison."""
 
 from .bars import score_bars
+from .calibration import calibration_curves
 from .comparison import three_planes
 from .curves import loss_curves
 from .intervals import mean_intervals
@@ -12,6 +13,7 @@ from .speed import speed_scatter
 
 __all__ = [
     "LabelledPatch",
+    "calibration_curves",
     "head_position",
     "loss_curves",
     "mean_intervals",

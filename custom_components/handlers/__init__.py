@@ -1,5 +1,6 @@
 """Ignite handlers: the state of a run, its course, reports, previews."""
 
+from .calibration_report import CalibrationReport
 from .evaluation_report import EvaluationReport
 from .gradient_clipping import AdjustableGradientClipping, GradientNormClipping
 from .loss_curve import LossCurve
@@ -15,6 +16,7 @@ from .weights_loader import WeightsLoader, load_weights
 
 __all__ = [
     "AdjustableGradientClipping",
+    "CalibrationReport",
     "EvaluationReport",
     "GradientNormClipping",
     "LossCurve",

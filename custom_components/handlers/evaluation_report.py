@@ -18,6 +18,7 @@ from ..markdown import markdown_table
 from .summary import item_of
 
 DIGITS = {"psnr": 2, "ssim": 4, "rmse": 4}
+LOWER_IS_BETTER = ("rmse",)
 
 
 def factor_name(item: Mapping[str, Any]) -> str:
@@ -31,13 +32,19 @@ def factor_name(item: Mapping[str, Any]) -> str:
     return "x".join(f"{float(f):.3g}" for f in ([factor] * dims if isinstance(factor, (int, float)) else factor))
 
 
+def worst(metric: str, values: Sequence[float]) -> float:
+    """The worst of the values of a metric, or of its gains."""
+    return max(values) if metric in LOWER_IS_BETTER else min(values)
+
+
 class EvaluationReport:
     """Write the metrics of an evaluation, and print them as one table at its end.
 
     - `metrics.csv`: a line per scan, scale factor and method, whole after each scan: `scan, scale_factor, method`, the
       metrics, `seconds` of the network (first method only), `error` (the reason of a failed scan).
     - `metrics_by_factor.csv`: per scale factor and method the number of scans and of each metric mean, standard
-      deviation (of the sample) and gain, the mean difference from the reference method on the same scans.
+      deviation (of the sample), gain, the mean difference from the reference method on the same scans, and worst gain, that of
+      the scan which gains least.
     - `metrics.md`: the printed table.
 
     It is attached to a `ScanEvaluator` whose metrics are `ScanMetric`, named prefix + metric.
@@ -134,11 +141,12 @@ class EvaluationReport:
                     gains = [s["values"][method][m] - s["values"][self.reference][m] for s in scans]
                     row[f"{m}_mean"], row[f"{m}_gain"] = round(fmean(values), 6), round(fmean(gains), 6)
                     row[f"{m}_std"] = round(stdev(values), 6) if len(values) > 1 else ""
+                    row[f"{m}_worst_gain"] = round(worst(m, gains), 6)
                 rows.append(row)
         return rows
 
     def table(self) -> str:
-        """The scans so far as a Markdown table, by scale factor, with mean and standard deviation; failures below."""
+        """The scans so far as a Markdown table, by scale factor, with mean, standard deviation and worst; failures below."""
         others = [n for n in self.methods if n != self.reference]
         columns = [(m, n, False) for m in self.metrics for n in (self.reference, *others)]
         for m in reversed(self.metrics):
@@ -157,6 +165,8 @@ class EvaluationReport:
             rows.append([f"mean of {len(scans)}", factor, *self._cells(columns, [fmean(c) for c in by_column])])
             if len(scans) > 1:
                 rows.append(["standard deviation", factor, *self._cells(columns, [stdev(c) for c in by_column], True)])
+                bad = [worst(c[0], v) for c, v in zip(columns, by_column, strict=False)]
+                rows.append(["worst", factor, *self._cells(columns, [*bad, max(by_column[-1])])])
         text = markdown_table(rows) if len(rows) > 1 else ""
         failed = [scan for scan in self.scans if "error" in scan]
         text += "\n" if failed else ""
@@ -171,7 +181,7 @@ class EvaluationReport:
         return [*cells, f"{values[-1]:.1f}"]
 
     def _end(self, _: Engine) -> None:
-        columns = [f"{m}_{what}" for m in self.metrics for what in ("mean", "std", "gain")]
+        columns = [f"{m}_{what}" for m in self.metrics for what in ("mean", "std", "gain", "worst_gain")]
         self._write_csv("metrics_by_factor.csv", ("scale_factor", "method", "scans", *columns), self._summary())
         text = self.table()
         with atomic_write(self.output_dir / "metrics.md") as partial:

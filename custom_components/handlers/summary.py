@@ -37,13 +37,14 @@ def _grid(img: Any) -> tuple[str, str]:
 class SummaryReport:
     """Keep `summary.csv`, the record of a folder of results: a line for each scan, as soon as it is done or has failed.
 
-    The file is replaced as a whole each time, so that a killed run leaves whole lines of all scans before. A line stands when
-    all handlers are through with its scan, and takes the place of the scan's line of a run before; lines of other scans stay, those
-    of runs that go on at the same time too. Columns: `file, status` (ok or failed), `output, shape_in, shape_out, spacing_in,
-    spacing_out` (mm), `seconds` and `peak_memory_gib` (resident memory of the process) from loading to saving,
-    `peak_gpu_memory_gib` (CUDA only), `consistency_error, warnings, error, fingerprint` (see `unfinished_scans`). The warnings of a
-    scan go to the log too. With a loader that has workers, `seconds` are those of loading in the worker and of the rest here, and
-    the memory is that of the process that took more. What other handlers take counts only if they are attached before this one.
+    The file is replaced as a whole each time, so that a killed run leaves whole lines of all scans before. A line stands when all
+    handlers are through with its scan, and takes the place of the scan's line of a run before; lines of other scans stay, those
+    of runs that go on at the same time too. Columns: `file, status` (ok or failed), `output, uncertainty` (the map beside it, if
+    any), `shape_in, shape_out, spacing_in, spacing_out` (mm), `seconds` and `peak_memory_gib` (resident memory of the process)
+    from loading to saving, `peak_gpu_memory_gib` (CUDA only), `consistency_error, warnings, error, fingerprint` (see
+    `unfinished_scans`). The warnings of a scan go to the log too. With a loader that has workers, `seconds` are those of loading
+    in the worker and of the rest here, and the memory is that of the process that took more. What other handlers take counts only
+    if they are attached before this one.
 
     A summary that cannot be written gives one line in the log and stands in the engine's `failed`; at the start of a
     run it ends it, as no result could be written either, later the scans go on.
@@ -126,7 +127,12 @@ class SummaryReport:
             row["shape_out"], row["spacing_out"] = _grid(result if isinstance(result, MetaTensor) else image)
             if isinstance(result, MetaTensor):
                 row["output"] = result.meta.get("saved_to", "")
-                row["fingerprint"] = result_fingerprint(item, result.meta.get("saved_state"))
+                states = [result.meta.get("saved_state")]
+                spread = item.get("uncertainty")
+                if isinstance(spread, MetaTensor) and "saved_to" in spread.meta:
+                    row["uncertainty"] = spread.meta["saved_to"]
+                    states.append(spread.meta.get("saved_state"))
+                row["fingerprint"] = result_fingerprint(item, *states)
             if "consistency_error" in item:
                 row["consistency_error"] = f"{item['consistency_error']:.6f}"
         return row

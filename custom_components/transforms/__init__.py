@@ -3,6 +3,7 @@
 from .acquire import Acquire, Acquired
 from .background import KeepBackground, KeepBackgroundd
 from .consistency import ConsistencyError, ConsistencyErrord, MakeConsistent, MakeConsistentd
+from .describe_acquisition import DescribeAcquisition, DescribeAcquisitiond, describe_acquisition
 from .informative import KeepInformativeSlices, KeepInformativeSlicesd, informative_slices
 from .intensity import RestoreIntensity, RestoreIntensityd, RobustScale, RobustScaled
 from .load import LoadScan, LoadScand
@@ -13,6 +14,7 @@ from .rand_acquire import RandAcquire, RandAcquired
 from .regrid import ToTargetGrid, ToTargetGridd
 from .save import SaveScan, SaveScand
 from .trained_range import CheckTrainedRanged
+from .uncertainty import RestoreUncertainty, RestoreUncertaintyd, SplitUncertaintyd, split_uncertainty
 
 __all__ = [
     "Acquire",
@@ -22,6 +24,8 @@ __all__ = [
     "CheckTrainedRanged",
     "ConsistencyError",
     "ConsistencyErrord",
+    "DescribeAcquisition",
+    "DescribeAcquisitiond",
     "KeepBackground",
     "KeepBackgroundd",
     "KeepInformativeSlices",
@@ -40,12 +44,17 @@ __all__ = [
     "RandLowFieldd",
     "RestoreIntensity",
     "RestoreIntensityd",
+    "RestoreUncertainty",
+    "RestoreUncertaintyd",
     "RobustScale",
     "RobustScaled",
     "SaveScan",
     "SaveScand",
+    "SplitUncertaintyd",
     "TakePaird",
     "ToTargetGrid",
     "ToTargetGridd",
+    "describe_acquisition",
     "informative_slices",
+    "split_uncertainty",
 ]

@@ -59,7 +59,8 @@ class Acquire(Transform):
     def __call__(self, hr: MetaTensor, scale_factor: Factor | None = None) -> tuple[MetaTensor, MetaTensor]:
         """HR `(1, *spatial)` to the pair (LR, cropped HR), each with its affine."""
         factors = per_axis(self.scale_factor if scale_factor is None else scale_factor, hr.ndim - 1)
-        meta = dict(hr.meta)
+        # the slice thickness of the HR scan does not hold for the LR one
+        meta = {name: value for name, value in hr.meta.items() if name != "slice_thickness"}
         if self.in_plane_only:
             across = slice_axis(hr.shape[1:], hr.affine)
             meta["slice_axis"] = across

@@ -95,16 +95,20 @@ class MakeConsistent(Transform):
     Args:
         protocol: the acquisition, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`; None: it is not known, and
             the result stays as it is. A wrong one makes results worse.
-        noise_std: standard deviation of the scan's noise, in the unit of the images.
+        noise_std: standard deviation of the scan's noise, in the unit of the images; None: not known, taken as 0.
         error_std: of the error of a result; 0.03 of the range is what the networks of this project have at a factor of 2.
 
     Raises:
         ValueError: on an unknown protocol, a negative noise or an error that is not positive.
     """
 
-    def __init__(self, protocol: str | Protocol | None = None, noise_std: float = 0.0, error_std: float = 0.03) -> None:
+    def __init__(
+        self, protocol: str | Protocol | None = None, noise_std: float | None = 0.0, error_std: float = 0.03
+    ) -> None:
         if protocol is not None:
             _check_protocol(protocol)
+        if noise_std is None:
+            noise_std = 0.0
         if not noise_std >= 0 or not error_std > 0:
             raise ValueError(f"noise_std must be >= 0 and error_std > 0, got {noise_std} and {error_std}")
         self.protocol, self.noise_std, self.error_std = protocol, noise_std, error_std
@@ -136,7 +140,7 @@ class MakeConsistentd(MapTransform):
         keys: KeysCollection = "pred",
         lowres_key: str = "lowres",
         protocol: str | Protocol | None = None,
-        noise_std: float = 0.0,
+        noise_std: float | None = 0.0,
         error_std: float = 0.03,
         allow_missing_keys: bool = False,
     ) -> None:

@@ -35,8 +35,8 @@ def load_scan(path: PathLike, spatial_dims: int = 3) -> tuple[MetaTensor, list[s
     Returns:
         The image `(1, X, Y, Z)`, float32, axes as in the file, with its affine (float64 `(4, 4)`, voxels to RAS+ mm)
         and in `meta` `filename_or_obj`, `scan_dtype` (of the voxels as stored; float32 where the file scales them),
-        `sform_code`, `qform_code`, `descrip`, `time_unit`, and `picture` (true) when it came as one; and the warnings, one
-        line each.
+        `sform_code`, `qform_code`, `descrip`, `time_unit`, `slice_thickness` (mm) only where the file says it (DICOM, or the BIDS
+        file beside a NIfTI file), and `picture` (true) when it came as one; and the warnings, one line each.
 
     Raises:
         ScanError: when the scan cannot be used, in one line: the file, what was expected, what came.

@@ -56,7 +56,8 @@ class RandAcquire(Randomizable, Transform):
 
     Raises:
         ValueError: on an empty list, an unknown protocol, spatial_dims other than 2 or 3, a factor that is not whole or larger
-            than the patch where there is no interpolation, or a patch of another size.
+            than the patch where there is no interpolation, a factor with interpolation for which a patch with its margins holds no
+            LR voxel wherever the LR grid begins, or a patch of another size.
     """
 
     def __init__(
@@ -100,6 +101,19 @@ class RandAcquire(Randomizable, Transform):
         self.std = float(self.R.uniform(*self.noise_std)) if noisy else 0.0
         self.noise_seed = int(self.R.randint(2**31 - 1))
 
+    def _check_extent(self, shape: Sequence[int]) -> None:
+        """Refuse factors larger than a patch with its margins: some position of the LR grid then has no voxel centre in it."""
+        for factor in self.scale_factors:
+            factors = per_axis(factor, len(shape))
+            sizes = (
+                list(shape) if self.spatial_dims == 2 else [min(shape)] * len(shape)
+            )  # for volumes they are permuted
+            for f, n in zip(factors, sizes, strict=True):
+                if f > 1 and f > n - 0.5:
+                    raise ValueError(
+                        f"expected at least {f + 0.5:g} voxels with margins where the factor is {f:g}, got {n}: raise the margin"
+                    )
+
     def __call__(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """HR patch `(1, *(patch_size + 2 margin))` to the pair (interpolated LR, HR), each `(1, *patch_size)`.
 
@@ -113,6 +127,8 @@ class RandAcquire(Randomizable, Transform):
             raise ValueError(
                 f"expected a patch of {[p + 2 * self.margin for p in size]} voxels, got {list(hr.shape[1:])}"
             )
+        if self.kind is not None:
+            self._check_extent(hr.shape[1:])
         self.randomize(dims)
         if self.kind is None:
             # the LR grid begins with the patch; a slice, which is thinner than an LR voxel, is the middle of one

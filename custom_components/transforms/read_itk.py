@@ -54,19 +54,25 @@ def _dicom_series(folder: Path) -> list[str]:
     return files
 
 
-def _keep_thickness(img: Any, affine: Array) -> list[str]:
+def _slice_thickness(tags: Any) -> float | None:
+    """Slice thickness (0018,0050) in mm of a DICOM file by its fields, as it stands there; None where there is no number."""
+    with contextlib.suppress(ValueError):
+        thickness = float(tags["0018|0050"]) if tags.HasKey("0018|0050") else float("nan")
+        return thickness if np.isfinite(thickness) else None
+    return None
+
+
+def _keep_thickness(tags: Any, affine: Array) -> list[str]:
     """Give a single DICOM slice its thickness in mm, in place, where it does not tell the spacing of slices.
 
     GDCM takes 1 mm then, though the thickness (0018,0050) is a required field of MR images and the spacing (0018,0088) is not.
     """
-    tags = img.GetMetaDataDictionary()
     if tags.HasKey("0018|0088") or not np.isclose(np.linalg.norm(affine[:3, 2]), 1):
         return []
-    with contextlib.suppress(ValueError):
-        thickness = float(tags["0018|0050"]) if tags.HasKey("0018|0050") else 0.0
-        if 0 < thickness < float("inf"):
-            affine[:3, 2] *= thickness
-            return []
+    thickness = _slice_thickness(tags) or 0.0
+    if thickness > 0:
+        affine[:3, 2] *= thickness
+        return []
     return ["no slice thickness in the file, 1 mm assumed"]
 
 
@@ -113,9 +119,13 @@ def read_itk(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, Any
     affine[:r, :r], affine[:r, 3] = part[:r, :r], part[:r, r]
     check_affine(path, affine)
     dicom = header.GetNameOfClass() == "GDCMImageIO"
-    warnings = _keep_thickness(img, affine) if dicom and shape[2:] == [1] else []
+    tags = header.GetMetaDataDictionary()  # of the first file: ITK gives none with the image of a series
+    warnings = _keep_thickness(tags, affine) if dicom and shape[2:] == [1] else []
     dtype = _UNWRAPPED.get(component, stored.dtype.name)
     if dicom and dtype == "float64":
         dtype = "float32"  # integers with a rescale slope
-    meta = {"scan_dtype": dtype, "sform_code": 1, "qform_code": 1, "descrip": "", "time_unit": 0}
+    meta: dict[str, Any] = {"scan_dtype": dtype, "sform_code": 1, "qform_code": 1, "descrip": "", "time_unit": 0}
+    thickness = _slice_thickness(tags) if dicom else None
+    if thickness is not None:
+        meta["slice_thickness"] = thickness
     return voxels.reshape([*shape, 1, 1][:3]), affine, meta, warnings

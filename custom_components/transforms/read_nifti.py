@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 
+from ..scans import scan_stem
 from .scan_checks import Array, as_float32, check_affine, check_grid, check_kind, reading
 
 _MM_PER_UNIT = {1: 1000.0, 3: 1e-3}  # NIfTI codes for metre and micrometre
@@ -26,8 +28,27 @@ def _quiet_nibabel() -> Iterator[None]:
         notes.disabled = before
 
 
+def _sidecar_thickness(path: Path) -> tuple[float | None, list[str]]:
+    """Slice thickness in mm by the BIDS file `<stem>.json` beside a scan, where it names one, and what is wrong with that file."""
+    sidecar = path.with_name(f"{scan_stem(path)}.json")
+    if not sidecar.is_file():
+        return None, []
+    try:
+        fields = json.loads(sidecar.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None, [f"{sidecar.name} beside the scan does not read as JSON: not used"]
+    given = fields.get("SliceThickness") if isinstance(fields, dict) else None
+    if given is None:
+        return None, []
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not abs(given) < 1e6:  # nor NaN
+        return None, [f"SliceThickness in {sidecar.name} beside the scan is not a number: not used"]
+    return float(given), []
+
+
 def read_nifti(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, Any], list[str]]:
     """Read a NIfTI file; the sform counts where it has one, lengths come in mm.
+
+    NIfTI has no field for the slice thickness: it comes from the BIDS file beside the scan, where there is one.
 
     Args:
         path: NIfTI file.
@@ -77,11 +98,14 @@ def read_nifti(path: Path, spatial_dims: int) -> tuple[Array, Array, dict[str, A
         while file.read(2**20):  # to the end, where the checksum of gzip is
             pass
     scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
-    meta = {
+    meta: dict[str, Any] = {
         "scan_dtype": "float32" if scaled else header.get_data_dtype().newbyteorder("=").name,
         "sform_code": sform_code,
         "qform_code": qform_code,
         "descrip": bytes(header["descrip"].item()).decode("latin-1"),
         "time_unit": int(header["xyzt_units"]) & 0x38,
     }
-    return voxels, affine, meta, warnings
+    thickness, odd = _sidecar_thickness(path)
+    if thickness is not None:
+        meta["slice_thickness"] = thickness
+    return voxels, affine, meta, [*warnings, *odd]

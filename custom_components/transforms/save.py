@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..batches.fingerprint import result_state
 from ..errors import ScanError
 from ..files import PathLike, atomic_write
 from ..scans import scan_stem
+from ..tensors import plain
 from .picture import PNG_DTYPES, write_png
 
 NIFTI_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -110,6 +112,27 @@ class SaveScan(Transform):
 
     def __call__(self, img: MetaTensor, stem: str | None = None) -> MetaTensor:
         """Save `(1, X, Y, Z)`, set `meta["saved_to"]` and `meta["saved_state"]`; without `stem` the scan's file name gives it."""
+        with self.saving(img, stem):
+            return img
+
+    @contextlib.contextmanager
+    def saving(self, img: MetaTensor, stem: str | None = None) -> Iterator[None]:
+        """Save as a call does; the file gets its final name when the block ends, and none when it fails."""
+        path, as_picture, dtype = self._checked(img, stem)
+        volume = plain(img).detach()[0]
+        if as_picture:
+            yield
+            write_png(path, as_stored(volume, dtype)[..., 0])
+            state = result_state(path)
+        else:
+            with atomic_write(path) as partial:
+                _write_nifti(partial, volume, dtype, img)
+                state = result_state(partial)  # of this file, whoever else may write one of the same name
+                yield
+        img.meta["saved_to"], img.meta["saved_state"] = str(path), state
+
+    def _checked(self, img: MetaTensor, stem: str | None) -> tuple[Path, bool, str]:
+        """Where a volume goes, whether as a picture, and the voxel type that is asked for."""
         if img.ndim != 4 or img.shape[0] != 1:
             raise ValueError(f"expected a volume of shape (1, X, Y, Z), got {tuple(img.shape)}")
         source = str(img.meta.get("filename_or_obj", "scan"))
@@ -119,52 +142,76 @@ class SaveScan(Transform):
         path = self.output_dir / (f"{name}.png" if as_picture else f"{name}.nii.gz")
         if path.resolve() in {*self.inputs, Path(source).expanduser().resolve()}:
             raise ScanError(f"{path}: expected an output apart from the inputs, got the path of an input scan")
-        volume = img.as_tensor().detach()[0]
-        if not all(torch.isfinite(v) for v in torch.aminmax(volume)):
+        if not all(torch.isfinite(v) for v in torch.aminmax(plain(img))):
             raise ScanError(f"{path}: expected a finite result, got NaN or infinity from the network")
-        affine = img.affine.cpu().numpy().astype(np.float64)
-        stored = as_stored(volume, dtype)
-        if as_picture:
-            write_png(path, stored[..., 0])
-            state = result_state(path)
-        else:
-            image = nifti_image(stored, affine, img.meta)
-            with atomic_write(path) as partial:
-                with (
-                    partial.open("wb") as file,
-                    # no name or time inside, so that equal results are equal files
-                    gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
-                ):
-                    image.to_stream(packed)
-                state = result_state(partial)  # of this file, whoever else may write one of the same name
-        img.meta["saved_to"], img.meta["saved_state"] = str(path), state
-        return img
+        return path, as_picture, dtype
+
+
+def _write_nifti(path: Path, volume: torch.Tensor, dtype: str, img: MetaTensor) -> None:
+    """Write the voxels `(X, Y, Z)` with the geometry of `img`; what is stored is let go at the end."""
+    affine = img.affine.cpu().numpy().astype(np.float64)
+    image = nifti_image(as_stored(volume, dtype), affine, img.meta)
+    with (
+        path.open("wb") as file,
+        # no name or time inside, so that equal results are equal files
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+    ):
+        image.to_stream(packed)
 
 
 class SaveScand(MapTransform):
     """Dictionary version of `SaveScan`; an item's `stem`, as `find_scans` sets it, names its file.
 
+    Of several volumes all are saved or none: each is written whole before one gets its name, that of the first key last.
+
     Args:
-        keys: keys of the volumes; with more than one, each but the first has its key in the file name too.
-        output_dir, postfix, dtype, inputs: as for `SaveScan`.
+        keys: keys of the volumes.
+        output_dir, inputs: as for `SaveScan`.
+        postfix: as for `SaveScan`, for each key; with one for all, each key but the first is in the file name too.
+        dtype: as for `SaveScan`, for all keys or for each.
         allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        ValueError: on another number of postfixes or voxel types than keys, and as `SaveScan`.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "pred",
         output_dir: PathLike = ".",
-        postfix: str = "sr",
-        dtype: str | None = None,
+        postfix: str | Sequence[str] = "sr",
+        dtype: str | Sequence[str | None] | None = None,
         inputs: Iterable[PathLike] = (),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.save = SaveScan(output_dir, postfix, dtype, inputs)
+        count, inputs = len(self.keys), list(inputs)
+        self.key_in_name = isinstance(postfix, str)
+        postfixes = [postfix] * count if isinstance(postfix, str) else list(postfix)
+        dtypes = [dtype] * count if dtype is None or isinstance(dtype, str) else list(dtype)
+        if not len(postfixes) == len(dtypes) == count:
+            given = f"{postfix!r} and {dtype!r}"
+            raise ValueError(f"expected one postfix and dtype, or one for each of {count} keys, got {given}")
+        self.save = {
+            key: SaveScan(output_dir, own_postfix, own_dtype, inputs)
+            for key, own_postfix, own_dtype in zip(self.keys, postfixes, dtypes, strict=True)
+        }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            stem = item.get("stem") or scan_stem(str(item[key].meta.get("filename_or_obj", "scan")))
-            item[key] = self.save(item[key], stem if key == self.keys[0] else f"{stem}_{key}")
+        volumes = {key: item[key] for key in self.key_iterator(item)}
+        for img in volumes.values():
+            img.meta.pop("saved_to", None)
+        try:
+            with contextlib.ExitStack() as stack:
+                for key, img in volumes.items():
+                    stem = item.get("stem") or scan_stem(str(img.meta.get("filename_or_obj", "scan")))
+                    if self.key_in_name and key != self.keys[0]:
+                        stem = f"{stem}_{key}"
+                    stack.enter_context(self.save[key].saving(img, stem))
+        except BaseException:  # the last to get its name failed: those that have theirs belong to nothing
+            for img in volumes.values():
+                if left := img.meta.pop("saved_to", None):
+                    Path(left).unlink(missing_ok=True)
+            raise
         return item

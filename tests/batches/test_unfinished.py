@@ -61,6 +61,20 @@ def finish(items, out, status="ok"):
     merge_rows(out / "summary.csv", rows)
 
 
+def finish_with_maps(items, out):
+    """The same with a map beside each result."""
+    out.mkdir(exist_ok=True)
+    rows = []
+    for item in items:
+        paths = [out / f"{item['stem']}_sr{end}.nii.gz" for end in ("", "_uncertainty")]
+        for path in paths:
+            path.write_text(f"{path.name}")
+        print_ = result_fingerprint(item, *(result_state(path) for path in paths))
+        row = {"file": item["image"], "status": "ok", "output": str(paths[0]), "uncertainty": str(paths[1])}
+        rows.append({**row, "fingerprint": print_})
+    merge_rows(out / "summary.csv", rows)
+
+
 def stems(items):
     return [item["stem"] for item in items]
 
@@ -103,6 +117,31 @@ def test_what_has_changed_is_done_again(folder, left, what, again):
     assert left() == []
     what(folder)
     assert "".join(stems(left())) == again
+
+
+@pytest.mark.parametrize(
+    ("what", "again"),
+    [
+        (lambda out: None, ""),
+        (lambda out: (out / "b_sr_uncertainty.nii.gz").unlink(), "b"),
+        (lambda out: change(out / "b_sr_uncertainty.nii.gz"), "b"),
+        (lambda out: change(out / "b_sr.nii.gz"), "b"),
+        (lambda out: (out / "b_sr.nii.gz").unlink(), "b"),
+    ],
+    ids=["nothing", "no map", "map", "result", "no result"],
+)
+def test_a_map_that_is_gone_or_changed_is_made_again(folder, left, what, again):
+    finish_with_maps(left(), folder / "out")
+    what(folder / "out")
+    assert "".join(stems(left())) == again
+
+
+def test_maps_are_no_scans(folder, left):
+    """Also that of a run before, beside a result that was made again without one."""
+    items = left(output_dir=folder / "in")
+    finish_with_maps(items, folder / "in")
+    finish(items[:1], folder / "in")
+    assert find_scans(folder / "in", folder / "in") == find_scans([i["image"] for i in items])
 
 
 def test_a_new_scan_that_takes_the_name_of_a_result(folder, left):

@@ -68,7 +68,11 @@ def test_files_and_table(make_item: Any, evaluate: Any, tmp_path: Path, capsys: 
     assert float(groups[0]["psnr_mean"]) == pytest.approx(fmean(model), abs=1e-5)
     assert float(groups[0]["psnr_std"]) == pytest.approx(stdev(model), abs=1e-5)
     assert float(groups[0]["psnr_gain"]) == pytest.approx(fmean(gains), abs=1e-5)
-    assert float(groups[1]["psnr_gain"]) == 0
+    assert float(groups[0]["psnr_worst_gain"]) == pytest.approx(min(gains), abs=1e-5)
+    errors = [details["rmse"][i] - details["spline_rmse"][i] for i in (0, 2)]
+    assert errors[0] != pytest.approx(errors[1], abs=1e-4)
+    assert float(groups[0]["rmse_worst_gain"]) == pytest.approx(max(errors), abs=1e-5)
+    assert float(groups[1]["psnr_gain"]) == float(groups[1]["psnr_worst_gain"]) == 0
     assert groups[2]["psnr_std"] == ""
 
     printed = capsys.readouterr().out
@@ -91,11 +95,14 @@ def test_files_and_table(make_item: Any, evaluate: Any, tmp_path: Path, capsys: 
         ["b", "2x2x2"],
         ["mean of 2", "2x2x2"],
         ["standard deviation", "2x2x2"],
+        ["worst", "2x2x2"],
         ["a", "4x4x4"],
         ["mean of 1", "4x4x4"],
     ]
     assert lines[4][2:5] == [f"{fmean(spline):.2f}", f"{fmean(model):.2f}", f"{fmean(gains):+.2f}"]
     assert lines[5][4] == f"{stdev(gains):.2f}"
+    assert lines[6][2:5] == [f"{min(spline):.2f}", f"{min(model):.2f}", f"{min(gains):+.2f}"]
+    assert lines[6][7] == f"{max(errors):+.4f}"
     assert "failed: x 2x2x2: cut short | damaged" in printed
 
 

@@ -169,6 +169,20 @@ def test_fingerprint_of_an_item_with_its_result(make_item: Any, evaluate: Any, t
     assert (a, b) == (fingerprint("x", [7, "00"]), "")
 
 
+def test_a_map_beside_the_result_counts(make_item: Any, evaluate: Any, tmp_path: Path) -> None:
+    def save(data: dict[str, Any]) -> dict[str, Any]:
+        result, spread = (
+            MetaTensor(data["pred"], meta={**data["image"].meta, "saved_to": f"out/{name}", "saved_state": state})
+            for name, state in (("a_sr.nii.gz", [7, "00"]), ("a_sr_uncertainty.nii.gz", [8, "01"]))
+        )
+        return {**data, "pred": result, "uncertainty": spread}
+
+    evaluate([make_item("a", fingerprint="x")], SummaryReport(tmp_path), postprocessing=save)
+    (row,) = _read(tmp_path / "summary.csv")
+    assert (row["output"], row["uncertainty"]) == ("out/a_sr.nii.gz", "out/a_sr_uncertainty.nii.gz")
+    assert row["fingerprint"] == fingerprint("x", [7, "00"], [8, "01"])
+
+
 def test_a_folder_that_cannot_be_written_ends_the_run_in_one_line(
     make_item: Any, evaluate: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,6 +75,10 @@ class TestAcquire:
         assert item["target"].shape == scan.shape
         assert item["other"] == 1
 
+    def test_the_slice_thickness_of_the_hr_scan_is_forgotten(self, scan):
+        scan.meta["slice_thickness"] = 1.0
+        assert all("slice_thickness" not in image.meta for image in Acquire(2)(scan))
+
     def test_dictionary_version(self, scan):
         lr, hr = Acquire(3, "bicubic", 0.01, 5)(scan)
         item = Acquired("image", 3, "bicubic", 0.01, 5, target_key="truth")({"image": scan})

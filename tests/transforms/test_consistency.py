@@ -99,6 +99,11 @@ class TestMakeConsistent:
         assert errors == sorted(errors)
         assert errors[-1] == pytest.approx(float(consistency_error(item["pred"], item["lowres"], "box")), rel=1e-3)
 
+    def test_noise_that_is_not_known_is_none(self, item):
+        results = [MakeConsistentd(protocol="box", noise_std=noise)(item)["pred"] for noise in (None, 0.0, 0.1)]
+        assert torch.equal(results[0], results[1])
+        assert not torch.equal(results[0], results[2])
+
     def test_what_is_not_known_changes_nothing(self, item):
         assert MakeConsistentd()(item)["pred"] is item["pred"]
 

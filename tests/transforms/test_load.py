@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import locale
 import logging
 import re
@@ -109,6 +110,51 @@ def test_sform_counts_where_forms_or_pixdim_disagree(write_nifti, oblique):
     assert (image.meta["sform_code"], image.meta["qform_code"]) == (4, 4)
     assert len(warnings) == 1
     assert "disagree" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii"])
+def test_slice_thickness_of_the_bids_file_beside_it(write_nifti, name):
+    path = write_nifti(name)
+    assert "slice_thickness" not in load_scan(path)[0].meta
+    sidecar = path.with_name("scan.json")
+    sidecar.write_text(json.dumps({"MagneticFieldStrength": 3, "SliceThickness": 4, "Name": "\xb5"}))
+    image, warnings = load_scan(path)
+    assert image.meta["slice_thickness"] == 4
+    assert type(image.meta["slice_thickness"]) is float
+    assert warnings == []
+    sidecar.write_text('{"EchoTime": 0.1}')
+    image, warnings = load_scan(path)
+    assert "slice_thickness" not in image.meta
+    assert warnings == []
+    path.with_name("other.json").write_text('{"SliceThickness": 4}')
+    sidecar.unlink()
+    assert "slice_thickness" not in load_scan(path)[0].meta
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "does not read as JSON"),
+        (b'{"SliceThickness": 4', "does not read as JSON"),
+        (b'\xff\xfe\xfa{"SliceThickness": 4}', "does not read as JSON"),
+        (b"[" * 100_000, "does not read as JSON"),
+        (b'{"SliceThickness": "4 mm"}', "is not a number"),
+        (b'{"SliceThickness": [4, 4]}', "is not a number"),
+        (b'{"SliceThickness": true}', "is not a number"),
+        (b'{"SliceThickness": NaN}', "is not a number"),
+        (b'{"SliceThickness": 1e999}', "is not a number"),
+        (b'{"SliceThickness": 1' + b"0" * 400 + b"}", "is not a number"),
+    ],
+)
+def test_a_broken_bids_file_is_a_warning(write_nifti, content, told):
+    path = write_nifti()
+    path.with_name("scan.json").write_bytes(content)
+    image, warnings = load_scan(path)
+    assert image.shape == (1, 7, 6, 5)
+    assert "slice_thickness" not in image.meta
+    assert len(warnings) == 1
+    assert told in warnings[0]
+    assert "scan.json" in warnings[0]
 
 
 def test_qform_alone(write_nifti, oblique):
@@ -233,6 +279,34 @@ def test_dicom_series_against_its_normal(write_dicom, oblique):
     i, j, k = np.rint((np.linalg.inv(affine) @ placed)[:3]).astype(int)
     np.testing.assert_allclose(affine @ [i, j, k, 1], placed, atol=1e-3)
     assert image[0, 3, 2, 1] == INT16[i, j, k]
+
+
+def give_thickness(path, text):
+    """Write a single-slice DICOM file anew with this text as its slice thickness."""
+    img = itk.imread(str(path), itk.SS)
+    tags = img.GetMetaDataDictionary()
+    tags["0018|0050"] = text
+    io = itk.GDCMImageIO.New()
+    io.KeepOriginalUIDOn()
+    names = locale.setlocale(locale.LC_ALL)
+    itk.ImageFileWriter[type(img)].New(Input=img, FileName=f"{path}.dcm", ImageIO=io).Update()
+    locale.setlocale(locale.LC_ALL, names)  # GDCM leaves it at C
+    path.with_name(f"{path.name}.dcm").rename(path)
+
+
+@pytest.mark.parametrize(("text", "thickness"), [("4.5", 4.5), ("0", 0), ("", None), ("thin", None), (None, None)])
+def test_slice_thickness_of_dicom(write_dicom, oblique, text, thickness):
+    folder = write_dicom(voxels=INT16, affine=oblique(flips=(1, 1, 1), spacing=(0.7, 0.8, 6)))
+    for path in sorted(folder.iterdir()):
+        if text is not None:
+            give_thickness(path, text)
+    image, warnings = load_scan(folder)
+    assert warnings == []
+    assert image.meta.get("slice_thickness", None) == thickness
+    assert ("slice_thickness" in image.meta) == (thickness is not None)
+    one, _ = load_scan(path, spatial_dims=2)
+    assert one.meta.get("slice_thickness", None) == thickness
+    assert np.linalg.norm(image.affine.numpy()[:3, 2]) == pytest.approx(6, abs=1e-3)  # the spacing is another thing
 
 
 def without_tag(path, group, element):

@@ -188,6 +188,13 @@ class TestRandAcquire:
         with pytest.raises(ValueError, match=match):
             RandAcquire(**kwargs)
 
+    def test_a_factor_larger_than_the_patch(self):
+        """On whichever axis it comes to lie, as they are permuted."""
+        transform = RandAcquire([(1, 1, 5)], (9, 9, 3), margin=1)
+        for _ in range(4):
+            with pytest.raises(ValueError, match=r"at least 5\.5 voxels with margins where the factor is 5, got 5"):
+                transform(torch.rand(1, 11, 11, 5))
+
     def test_a_factor_of_another_dimension(self):
         with pytest.raises(ValueError, match="one number or 3 numbers >= 1, got"):
             RandAcquire([(2, 2)], 5)(torch.rand(1, 29, 29, 29))
@@ -361,6 +368,29 @@ class TestSlices:
         image, target = transform(torch.full((1, 54, 54, 5), 2.0))
         assert torch.equal(target, torch.full((1, 50, 50), 2.0))
         assert float((image - 2).std()) == pytest.approx(0.04, rel=0.06)
+
+    @pytest.mark.parametrize(
+        ("factor", "margin", "match"),
+        [
+            ((2, 2, 2), 0, "at least 2.5 voxels with margins where the factor is 2, got 1: raise the margin"),
+            ((1, 1, 4), 1, "at least 4.5 voxels with margins where the factor is 4, got 3: raise the margin"),
+            ((1, 1, 2.7), 1, "at least 3.2 voxels with margins where the factor is 2.7, got 3"),
+        ],
+    )
+    def test_too_few_neighbours_for_the_factor_across(self, factor, margin, match):
+        """Always, not only where the LR grid that is drawn has no voxel in the patch."""
+        patch = torch.rand(1, 9 + 2 * margin, 9 + 2 * margin, 1 + 2 * margin)
+        for seed in range(4):
+            transform = RandAcquire([1, factor], 9, margin=margin, spatial_dims=2).set_random_state(seed)
+            with pytest.raises(ValueError, match=match):
+                transform(patch)
+        RandAcquire([(*factor[:2], 1)], 9, margin=margin, spatial_dims=2)(patch)
+
+    @pytest.mark.parametrize("factor", [2, 2.5])
+    def test_enough_neighbours_for_the_factor_across(self, factor):
+        transform = RandAcquire([factor], 9, margin=1, spatial_dims=2).set_random_state(0)
+        for _ in range(20):
+            assert transform(torch.rand(1, 11, 11, 3))[0].shape == (1, 9, 9)
 
     def test_a_patch_without_slices(self):
         with pytest.raises(ValueError, match=r"patch of 3 axes, the slices last, got \[29, 29\] voxels"):

@@ -1,0 +1,174 @@
+"""What is known of how a scan was acquired, put into its meta data for networks that are told."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ..acquisition import PROTOCOLS, Protocol, slice_axis
+from ..errors import ScanError
+from ..tensors import plain
+
+logger = logging.getLogger(__name__)
+
+MAX_WIDTH = 3.0  # LR voxels: no overlap of slices takes a profile beyond that
+
+
+def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> tuple[float | None, list[str]]:
+    """Width by the slice thickness that the file tells, in LR voxels, and why it is not taken."""
+    thickness = lowres.meta.get("slice_thickness")
+    others = [size for axis, size in enumerate(spacing) if axis != across]
+    # Scanners and converters store slices along the last axis. Where another one was found, voxels that are not clearly the
+    # largest there (the 1.2 of `slice_axis`) do not tell that these are the slices which the header means.
+    if thickness is None or not (across == 2 or spacing[across] >= 1.1999 * max(others)):
+        return None, []
+    width = float(thickness) / spacing[across]
+    if 0 < width <= MAX_WIDTH:
+        return width, []
+    most = f"{MAX_WIDTH * spacing[across]:.3g}"
+    return None, [f"slice thickness of {thickness:g} mm in the header is not in (0, {most}] mm: taken as not known"]
+
+
+def describe_acquisition(
+    lowres: MetaTensor,
+    shape: Sequence[int],
+    protocol: str | Protocol | None = None,
+    slice_thickness: float | None = None,
+    noise_std: float | None = None,
+) -> tuple[MetaTensor, list[str]]:
+    r"""Put slice profile and noise of a scan into its meta data, as `custom_components.inferers.AnyScaleInferer` reads them.
+
+    .. math:: w_a = \text{protocol.width}(m_a / n_a) \text{ where } m_a > n_a, \quad \text{else} \quad w_s = t / \Delta_s
+
+    The first holds where the protocol is known; else the second across the slices (`slice_axis` of the meta data, see
+    `ToTargetGrid`, or else of the grid), with the voxel size :math:`\Delta_s` in mm there and the slice thickness t that is given,
+    or that of the meta data (`slice_thickness`, see `load_scan`). A thickness from the file counts only where the slices lie along
+    the last array axis, as scanners store them, or their voxels are at least 1.2 times as large as on the other two.
+
+    Args:
+        lowres: the LR scan, `(C, X, Y, Z)`, `n` voxels per axis. Single slices and pictures are left untouched.
+        shape: voxels `m` per axis of the HR grid over the same field of view.
+        protocol: the acquisition, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`; None: not known.
+        slice_thickness: FWHM of the slice profile in mm; None: what the file tells.
+        noise_std: standard deviation of the noise, in the unit of the [0, 1] scale; None: not known.
+
+    Returns:
+        The scan, its voxels not copied, and in its `meta` `slice_width`, a list of the FWHM in LR voxels per array axis, None where
+        it is not known, and `noise_std`; and the warnings, one line each.
+
+    Raises:
+        ScanError: when a given width is above 3 LR voxels of this scan.
+    """
+    size = tuple(lowres.shape[1:])
+    if len(size) != 3 or len(shape) != 3 or min(size) == 1:
+        return lowres, []
+    warnings: list[str] = []
+    width: list[float | None] = [None] * 3
+    if protocol is not None:
+        known = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+        width = [known.width(m / n) if m > n else None for n, m in zip(size, shape, strict=True)]
+    else:
+        across = lowres.meta.get("slice_axis")
+        across = slice_axis(size, lowres.affine) if across is None else across
+        spacing = [float(s) for s in lowres.pixdim]
+        if slice_thickness is None:
+            width[across], warnings = _header_width(lowres, across, spacing)
+        else:
+            width[across] = slice_thickness / spacing[across]
+    for axis, w in enumerate(width):
+        if w is not None and w > MAX_WIDTH:
+            raise ScanError(
+                f"expected a slice thickness of at most {MAX_WIDTH:g} voxels, got {w:.3g} voxels of "
+                f"{float(lowres.pixdim[axis]):.3g} mm on axis {axis}"
+            )
+    return MetaTensor(plain(lowres), meta={**lowres.meta, "slice_width": width, "noise_std": noise_std}), warnings
+
+
+def _is_number(value: object) -> bool:
+    """A finite number; a command line gives text too."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+class DescribeAcquisition(Transform):
+    """Describe a scan as `describe_acquisition` does, with its warnings in the log.
+
+    Args:
+        protocol: see `describe_acquisition`.
+        slice_thickness: see `describe_acquisition`.
+        noise_std: see `describe_acquisition`.
+
+    Raises:
+        ValueError: on an unknown protocol, a thickness that is not a positive number, a negative noise, or both a protocol and a
+            thickness, as a protocol has its own.
+    """
+
+    def __init__(
+        self,
+        protocol: str | Protocol | None = None,
+        slice_thickness: float | None = None,
+        noise_std: float | None = None,
+    ) -> None:
+        if isinstance(protocol, str) and protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {tuple(PROTOCOLS)}, got {protocol!r}")
+        if slice_thickness is not None and not (_is_number(slice_thickness) and slice_thickness > 0):
+            raise ValueError(f"slice_thickness must be a number > 0 in mm or None, got {slice_thickness!r}")
+        if noise_std is not None and not (_is_number(noise_std) and noise_std >= 0):
+            raise ValueError(f"noise_std must be a number >= 0 or None, got {noise_std!r}")
+        if protocol is not None and slice_thickness is not None:
+            raise ValueError(f"expected protocol or slice_thickness, got both: {protocol!r} and {slice_thickness:g} mm")
+        self.protocol, self.slice_thickness, self.noise_std = protocol, slice_thickness, noise_std
+
+    def describe(self, lowres: MetaTensor, shape: Sequence[int]) -> tuple[MetaTensor, list[str]]:
+        """The scan `(C, X, Y, Z)` described, and the warnings."""
+        return describe_acquisition(lowres, shape, self.protocol, self.slice_thickness, self.noise_std)
+
+    def __call__(self, lowres: MetaTensor, shape: Sequence[int]) -> MetaTensor:
+        """Describe a scan `(C, X, Y, Z)` that goes to a HR grid of `shape`."""
+        described, warnings = self.describe(lowres, shape)
+        for warning in warnings:
+            logger.warning("%s: %s", lowres.meta.get("filename_or_obj", "scan"), warning)
+        return described
+
+
+class DescribeAcquisitiond(MapTransform):
+    """Dictionary version of `DescribeAcquisition`, after `ToTargetGridd`; the warnings are added to the item's list.
+
+    Args:
+        keys: LR scans.
+        image_key: the scan on the HR grid, for its shape.
+        protocol: see `describe_acquisition`.
+        slice_thickness: see `describe_acquisition`.
+        noise_std: see `describe_acquisition`.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        ValueError: as `DescribeAcquisition`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "lowres",
+        image_key: str = "image",
+        protocol: str | Protocol | None = None,
+        slice_thickness: float | None = None,
+        noise_std: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.acquisition = DescribeAcquisition(protocol, slice_thickness, noise_std)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        d["warnings"] = list(d.get("warnings", []))
+        for key in self.key_iterator(d):
+            d[key], warnings = self.acquisition.describe(d[key], d[self.image_key].shape[1:])
+            d["warnings"] += warnings
+        return d

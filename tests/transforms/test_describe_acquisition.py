@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from custom_components.acquisition import PROTOCOLS, Protocol, acquisition_operator
+from custom_components.errors import ScanError
+from custom_components.inferers import AnyScaleInferer
+from custom_components.networks import AnyScaleSR
+from custom_components.transforms import (
+    DescribeAcquisition,
+    DescribeAcquisitiond,
+    ToTargetGridd,
+    describe_acquisition,
+)
+
+SIZE = (12, 10, 6)
+
+
+def scan(spacing=(1.0, 1.0, 4.0), size=SIZE, **meta) -> MetaTensor:
+    voxels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
+    return MetaTensor(voxels, affine=affine, meta={"filename_or_obj": "a.nii", **meta})
+
+
+def item(factor, *, slice_axis=None, **kwargs):
+    """An item as the inference path has it: after `ToTargetGridd`."""
+    return ToTargetGridd("image", scale_factor=factor, slice_axis=slice_axis)({"image": scan(**kwargs)})
+
+
+def described(data, **kwargs):
+    """`slice_width`, `noise_std` and the warnings that `DescribeAcquisitiond` gives."""
+    got = DescribeAcquisitiond(**kwargs)(data)
+    return got["lowres"].meta["slice_width"], got["lowres"].meta["noise_std"], got["warnings"]
+
+
+def measured_width(n: int, m: int, protocol: str) -> float:
+    """FWHM of the response of the middle LR voxel along an axis in LR voxels, on a grid fine enough to read it off."""
+    row = acquisition_operator((n,), (m,), protocol)(torch.eye(n, dtype=torch.float64)[:, None])[:, 0, m // 2].numpy()
+    fine = np.interp(np.arange(0, n - 1, 0.001), np.arange(n), row)
+    return float((fine > row.max() / 2).sum()) * 0.001 * m / n
+
+
+class TestProtocol:
+    @pytest.mark.parametrize("factor", [4, 5])
+    @pytest.mark.parametrize("protocol", ["slice_profile", "box"])
+    def test_width_is_what_the_operator_does(self, protocol, factor):
+        width, _, _ = described(item((1, 1, factor)), protocol=protocol)
+        assert width == [None, None, pytest.approx(1)]
+        assert width[2] == pytest.approx(measured_width(factor * 15, 15, protocol), rel=0.1)
+
+    def test_sigma_of_hr_voxels_in_lr_voxels_of_each_axis(self):
+        """FWHM = 2 sqrt(2 ln 2) sigma = 2.3548 HR voxels, over HR voxels per LR voxel; unchanged axes have none."""
+        width, _, warnings = described(item((2, 1, 2.5)), protocol="gaussian_spline")
+        assert width == [pytest.approx(2.3548 / 2, rel=1e-4), None, pytest.approx(2.3548 / 2.5, rel=1e-4)]
+        assert warnings == []
+
+    def test_factor_is_that_of_the_grids(self):
+        """3.1 asked for 6 voxels gives 19: a factor of 3.1667."""
+        width, _, _ = described(item((1, 1, 3.1)), protocol=Protocol(sigma=1.5))
+        assert width[2] == pytest.approx(1.5 * 2.3548 * 6 / 19, rel=1e-4)
+
+    def test_without_blur_nothing_is_known_and_the_header_is_not_asked(self):
+        width, _, _ = described(item(2, slice_thickness=4.0), protocol="bicubic")
+        assert width == [None] * 3
+
+    def test_counts_before_the_header(self):
+        assert described(item((1, 1, 4), slice_thickness=2.0), protocol="slice_profile")[0][2] == 1
+
+
+class TestThickness:
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize("header", [True, False])
+    def test_holds_across_thick_slices(self, axis, header):
+        spacing = [0.9, 1.1, 0.8]
+        spacing[axis] = 4.0
+        meta = {"slice_thickness": 3.0} if header else {}
+        width, _, warnings = described(item(2, spacing=spacing, **meta), **({} if header else {"slice_thickness": 3.0}))
+        expected = [None] * 3
+        expected[axis] = pytest.approx(0.75)
+        assert width == expected
+        assert warnings == []
+
+    def test_given_counts_before_the_header(self):
+        assert described(item(2, slice_thickness=2.0), slice_thickness=5)[0] == [None, None, pytest.approx(1.25)]
+
+    def test_a_given_slice_axis_counts_for_a_given_thickness(self):
+        width, _, _ = described(item(2, slice_axis=0, spacing=(1, 1, 1)), slice_thickness=1.5)
+        assert width == [pytest.approx(1.5), None, None]
+
+    def test_of_the_header_is_not_put_on_an_axis_that_is_a_guess(self):
+        """Sagittal slices along the last axis, head-foot along the second: the guess is axial."""
+        data = item(2, spacing=(0.94, 0.94, 0.8), slice_thickness=1.6)
+        data["lowres"].meta["slice_axis"] = 1
+        assert described(data)[0] == [None] * 3
+        data["lowres"].meta["slice_axis"] = 2
+        assert described(data)[0] == [None, None, pytest.approx(2)]
+
+    @pytest.mark.parametrize("thickness", [0.0, -3.0, 12.1])
+    def test_odd_ones_of_the_header_are_ignored_with_a_warning(self, thickness, caplog):
+        data = item(2, slice_thickness=thickness)
+        width, _, warnings = described({**data, "warnings": ["earlier"]})
+        assert width == [None] * 3
+        told = f"slice thickness of {thickness:g} mm in the header is not in (0, 12] mm: taken as not known"
+        assert warnings == ["earlier", told]
+        with caplog.at_level(logging.WARNING):
+            DescribeAcquisition()(data["lowres"], data["image"].shape[1:])
+        assert f"a.nii: {told}" in caplog.text
+
+    def test_the_widest_that_is_taken(self):
+        assert described(item(2, slice_thickness=12.0))[0][2] == pytest.approx(3)
+
+    def test_odd_given_ones_are_refused(self):
+        with pytest.raises(ScanError, match=r"thickness of at most 3 voxels, got 3\.25 voxels of 4 mm on axis 2"):
+            described(item(2), slice_thickness=13.0)
+        with pytest.raises(ScanError, match=r"at most 3 voxels, got 5\.89 voxels of 1 mm on axis 0"):
+            described(item((2, 1, 1)), protocol=Protocol(sigma=5.0))
+
+
+class TestItem:
+    def test_nothing_known(self):
+        assert described(item(2)) == ([None] * 3, None, [])
+
+    @pytest.mark.parametrize("noise", [0.0, 0.02, 1])
+    def test_noise_goes_through(self, noise):
+        assert described(item(2), noise_std=noise)[1] == noise
+
+    def test_voxels_geometry_and_the_item_stay(self):
+        data = item(2)
+        got = DescribeAcquisitiond(noise_std=0.1)(data)
+        assert torch.equal(got["lowres"], data["lowres"])
+        assert torch.equal(got["lowres"].affine, data["lowres"].affine)
+        assert got["lowres"].meta["filename_or_obj"] == "a.nii"
+        assert got["image"] is data["image"]
+        assert "slice_width" not in data["lowres"].meta
+        assert "warnings" not in data
+
+    def test_before_the_target_grid_the_slice_axis_is_that_of_the_grid(self):
+        got = DescribeAcquisition(slice_thickness=2.0)(scan((4.0, 1.0, 1.0)), (24, 10, 6))
+        assert got.meta["slice_width"] == [pytest.approx(0.5), None, None]
+
+    def test_array_version_is_the_function(self):
+        lowres = scan(slice_axis=2)
+        shape = (12, 10, 24)
+        there, _ = describe_acquisition(lowres, shape, "slice_profile", noise_std=0.03)
+        got = DescribeAcquisition("slice_profile", noise_std=0.03)(lowres, shape)
+        assert got.meta["slice_width"] == there.meta["slice_width"] == [None, None, 1.0]
+        assert got.meta["noise_std"] == there.meta["noise_std"] == 0.03
+
+    @pytest.mark.parametrize("size", [(12, 10, 1), (12, 10)])
+    def test_pictures_are_left_untouched(self, size):
+        affine = torch.eye(len(size) + 1, dtype=torch.float64)
+        picture = MetaTensor(torch.rand(1, *size), affine=affine, meta={"slice_thickness": 5.0})
+        data = {"lowres": picture, "image": torch.rand(1, *(2 * n for n in size))}
+        assert DescribeAcquisitiond(protocol="box", noise_std=0.1)(data)["lowres"] is picture
+
+    def test_keys(self):
+        with pytest.raises(KeyError):
+            DescribeAcquisitiond("other")(item(2))
+        got = DescribeAcquisitiond(["lowres", "other"], allow_missing_keys=True)(item(2))
+        assert "slice_width" in got["lowres"].meta
+
+    @pytest.mark.parametrize(
+        ("kwargs", "match"),
+        [
+            ({"protocol": "magic"}, r"protocol must be one of .*got 'magic'"),
+            ({"slice_thickness": 0}, "slice_thickness must be a number > 0 in mm or None, got 0"),
+            ({"slice_thickness": -1.0}, "slice_thickness must be a number > 0 in mm or None, got -1.0"),
+            ({"slice_thickness": "5mm"}, "slice_thickness must be a number > 0 in mm or None, got '5mm'"),
+            ({"slice_thickness": float("nan")}, "slice_thickness must be a number > 0 in mm or None, got nan"),
+            ({"noise_std": -0.1}, "noise_std must be a number >= 0 or None, got -0.1"),
+            ({"noise_std": float("inf")}, "noise_std must be a number >= 0 or None, got inf"),
+            ({"noise_std": [0.1]}, r"noise_std must be a number >= 0 or None, got \[0.1\]"),
+            ({"protocol": "box", "slice_thickness": 3.0}, "protocol or slice_thickness, got both: 'box' and 3 mm"),
+        ],
+    )
+    def test_bad_arguments(self, kwargs, match):
+        with pytest.raises(ValueError, match=match):
+            DescribeAcquisitiond(**kwargs)
+
+
+@pytest.mark.parametrize("known", [{"protocol": "slice_profile"}, {"slice_thickness": 4.0}, {"noise_std": 0.06}])
+def test_the_inferer_hands_it_to_the_network(known, monkeypatch):
+    """The values of the condition stand where `acquisition_condition` says."""
+    told = []
+    folded = AnyScaleSR.folded
+
+    def listen(self, condition, *args):
+        told.append(condition)
+        return folded(self, condition, *args)
+
+    monkeypatch.setattr(AnyScaleSR, "folded", listen)
+    data = DescribeAcquisitiond(**known)(item((1, 1, 4)))
+    lowres = data["lowres"]
+    AnyScaleInferer()(MetaTensor(lowres.as_tensor()[None], meta=lowres.meta), AnyScaleSR(2, 1), data["image"].shape[1:])
+    width, noise = ([0.0, 0.0], [2.0, 1.0]) if "noise_std" in known else ([1.0, 1.0], [0.0, 0.0])
+    assert told[0].tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 2, 2, *width, *noise])
+
+
+def test_protocols_all_go():
+    for name, protocol in PROTOCOLS.items():
+        assert described(item(2), protocol=name)[0] == [protocol.width(2.0)] * 3
