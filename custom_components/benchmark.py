@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from custom_components.acquisition import acquisition_operator, interpolation_operator
 from custom_components.inferers import ExactInferer
-from custom_components.networks import ReCNN
+from custom_components.networks import AnyScaleSR, ReCNN, acquisition_condition
 
 T = TypeVar("T")
 _SIGMA = 1.0  # voxels, of the paper's acquisition: Gaussian blur, then sampling
@@ -204,14 +204,19 @@ def bundle_rows(
         lowres = parser.get("network_input", "image") == "lowres"
         sizes = [round(n / scale_factor) for n in shape] if lowres else list(shape)
         volume = torch.rand(1, int(parser.get("network_def::in_channels", 1)), *sizes)
-        plan = inferer.plan(volume.shape, network)  # of one pass: a slice, where the network is a 2D one
+        made_of = network
+        if isinstance(network, AnyScaleSR):
+            condition = acquisition_condition([n / m for n, m in zip(shape, sizes, strict=True)], [1.0] * 3)
+            made_of = network.folded(condition, sizes, shape, maps=False)
+        plan = inferer.plan(volume.shape, made_of)  # of one pass: a slice, where the network is a 2D one
         passes = volume[0, 0].numel() / math.prod(plan.sizes)
-        flops = passes * convolution_flops(network, (*volume.shape[:2], *plan.sizes))
+        flops = passes * convolution_flops(made_of, (*volume.shape[:2], *plan.sizes))
         wished = (tuple(shape),) if lowres else ()
         ways.append(
             (" + ".join(Path(part).stem for part in bundle.split("+")), partial(inferer, volume, network, *wished), [])
         )
-        columns.append((flops, plan.memory, plan.method))
+        method = plan.method if inferer.amp_dtype is None else f"{plan.method}, {inferer.amp_dtype}".replace("torch.", "")
+        columns.append((flops, plan.memory, method))
     for _ in range(repeats):
         for _, way, seconds in ways:
             seconds.append(timed(way, device)[1])
@@ -227,7 +232,7 @@ def bundle_rows(
 
 
 def _machine(device: torch.device) -> str:
-    return f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, float32"
+    return f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, float32 where nothing else is said"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

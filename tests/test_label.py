@@ -27,13 +27,21 @@ import pytest
 from scipy import ndimage
 
 from custom_components.errors import ScanError
-from custom_components.label.options import choice, flag, numbers, offered_options, read_options
+from custom_components.label.options import choice, flag, number, numbers, offered_options, read_options
 from custom_components.label.served import ServedBundle, served_bundles
 from custom_components.label.studies import copy_studies
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted((ROOT / "bundles").glob("*_*/"))
 AXES = ["auto", "0", "1", "2"]
+OFFERED_BY_ANY = {
+    "target_spacing": "",
+    "scale_factor": "",
+    "denoising_strength": "0.0",
+    "slice_thickness": "",
+    "in_plane_only": False,
+    "slice_axis": AXES,
+}
 OFFERED_BY_ESRGAN = {
     "target_spacing": "",
     "scale_factor": "",
@@ -124,6 +132,13 @@ class TestOptions:
             numbers("scale_factor", value)
         assert len(str(info.value)) < 160
 
+    def test_number(self):
+        read = number(0, 1, 0.75)
+        assert [read("denoising_strength", v) for v in (0.5, "0.25", 1, "", None)] == [0.5, 0.25, 1, 0.75, 0.75]
+        for value in (1.5, "-0.1", [0.5], "0,1", "$1", True):
+            with pytest.raises(ValueError, match=r"^denoising_strength must be one number .*, got "):
+                read("denoising_strength", value)
+
     @pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("true", True), ("False", False)])
     def test_flag(self, value, expected):
         assert flag("in_plane_only", value) is expected
@@ -145,6 +160,7 @@ class TestOptions:
         [
             ("recnn", {"target_spacing": "", "scale_factor": "", "in_plane_only": False, "slice_axis": AXES}),
             ("esrgan", OFFERED_BY_ESRGAN),
+            ("any", OFFERED_BY_ANY),
         ],
     )
     def test_what_a_bundle_offers(self, name, expected):
@@ -186,6 +202,15 @@ class TestServedBundle:
         result = nib.load(row["output"])
         assert (result.shape, result.get_data_dtype()) == ((32, 28, 9), np.float32)
         np.testing.assert_allclose(corners(result), corners(nib.load(scan)), atol=1e-4)
+
+    def test_any_factor_and_less_noise(self, scan, tmp_path):
+        served, results = bundle("_any"), []
+        for strength in ("0", "1"):
+            given = {"scale_factor": "1.5,1.5,2.4", "denoising_strength": strength}
+            row = served.run(scan, tmp_path / strength, given, "cpu")
+            assert row["shape_out"] == "24x21x22"
+            results.append(nib.load(row["output"]).get_fdata())
+        assert np.abs(results[0] - results[1]).max() > 0
 
     def test_options_reach_the_network(self, scan, tmp_path):
         served, results = bundle("esrgan"), {}
@@ -473,7 +498,7 @@ class TestServer:
             (400, "expected params to be a JSON object", {"params": "{not JSON"}),
             (404, "expected the id of a scan of the server", {"image": "nobody"}),
             (404, "expected the id of a scan of the server", {"image": str(ROOT / "README.md")}),
-            (404, "expected a model among brain_mri_sr_dnsp", {"model": "no_model"}),
+            (404, "expected a model among brain_mri_sr_any", {"model": "no_model"}),
         ],
     )
     def test_a_bad_request_gets_one_clear_line(self, server, status, reason, request_):

@@ -42,7 +42,9 @@ class Actions:
             gr.Radio(factors, value=f"{bundle.factor:g}" if factors else None, visible=bool(factors)),
             self._warning(bundle.stage),
             gr.Textbox(placeholder=f"default: \u00d7{bundle.factor:g}"),
+            gr.Textbox(placeholder=f"default: \u00d7{bundle.factor:g}"),
             bundle.in_plane_only,
+            gr.Slider(value=bundle.denoising_strength or 0, visible=bundle.denoising_strength is not None),
         )
 
     def choose_stage(self, name: str, stage: str, factor: str) -> tuple[Any, ...]:
@@ -83,10 +85,12 @@ class Actions:
         self._session(request).cancelled = False
         return gr.Button(interactive=False), gr.Button(interactive=True), texts.note("waits for its turn")
 
-    def cancel(self, request: gr.Request) -> str:
-        """Stop the run."""
-        self._session(request).cancel()
-        return texts.note("stops")
+    def cancel(self, request: gr.Request) -> Any:
+        """Stop the run, whose own end says so, before or after this; one that waits for its turn says so when that comes."""
+        session = self._session(request)
+        running = session.busy()
+        session.cancel()
+        return gr.skip() if running else texts.note("stops")
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""

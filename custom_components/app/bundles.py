@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ScanError
 from ..files import PathLike, read_json
 
+DEFAULT = "brain_mri_sr_any"
 WARNINGS = {"gan": "The stage gan invents texture: what looks like detail may never have been in the head."}
 
 
@@ -25,6 +26,7 @@ class Bundle:
         in_plane_only: whether slices stay as thick as they are where nothing is chosen.
         stages: stage -> scale factors that there are weights of; empty where a bundle has no stages.
         stage: the one where nothing is chosen, empty for none.
+        denoising_strength: part of the noise that is taken away where nothing is chosen; None where the bundle cannot.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class Bundle:
     in_plane_only: bool
     stages: Mapping[str, tuple[str, ...]]
     stage: str
+    denoising_strength: float | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +71,13 @@ def read_bundle(folder: PathLike) -> Bundle:
         in_plane_only=bool(_value(config, "in_plane_only", False)),
         stages={stage: tuple(files) for stage, files in weights.items()},
         stage=str(config.get("stage", "")),
+        denoising_strength=float(config["denoising_strength"]) if "denoising_strength" in config else None,
     )
+
+
+def first_choice(bundles: Mapping[str, Bundle]) -> str:
+    """Name of the bundle that is offered first: the one for any scan, where it is there."""
+    return DEFAULT if DEFAULT in bundles else next(iter(bundles))
 
 
 def find_bundles(folder: PathLike) -> dict[str, Bundle]:

@@ -9,7 +9,8 @@ import gradio as gr
 
 from . import texts
 from .actions import Actions
-from .bundles import Bundle
+from .browser import LINK
+from .bundles import Bundle, first_choice
 from .results import Parts, Results
 from .sessions import Sessions
 from .uploads import Limits
@@ -37,6 +38,39 @@ def _choices(bundles: Mapping[str, Bundle], default: str) -> tuple[Any, ...]:
         )
     warning = gr.HTML(texts.warning(bundle.stage), visible=bool(texts.warning(bundle.stage)), elem_id="warning")
     return name, about, stage, factor, warning
+
+
+def _target(bundle: Bundle) -> tuple[Any, ...]:
+    with gr.Row():
+        spacing = gr.Textbox(
+            label="Target voxel size in mm",
+            placeholder=f"default: \u00d7{bundle.factor:g}",
+            info="one number, or one per axis of the file, as 1 1 2.5; 0 keeps an axis",
+            elem_id="spacing",
+            max_lines=1,
+        )
+        scale = gr.Textbox(
+            label="or scale factor",
+            placeholder=f"default: \u00d7{bundle.factor:g}",
+            info="one number, or one per axis of the file, as 1 1 3; 1 keeps an axis",
+            elem_id="scale",
+            max_lines=1,
+        )
+    in_plane = gr.Checkbox(
+        bundle.in_plane_only, label="In plane only: keep the slices as thick as they are", elem_id="in_plane"
+    )
+    denoising = gr.Slider(
+        0,
+        1,
+        bundle.denoising_strength or 0,
+        step=0.05,
+        label="Noise to take away: 0 keeps it, 1 takes all",
+        visible=bundle.denoising_strength is not None,
+        interactive=True,
+        elem_id="denoising",
+        buttons=[],
+    )
+    return spacing, scale, in_plane, denoising
 
 
 def _planes() -> list[tuple[Any, Any, Any, Any]]:
@@ -72,7 +106,9 @@ def _results() -> tuple[Any, ...]:
     return left, planes, numbers, download, summary, line
 
 
-def build(bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, max_runs: int = 1) -> gr.Blocks:
+def build(
+    bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, max_runs: int = 1, in_browser: bool = False
+) -> gr.Blocks:
     """Lay out the page and tie its parts to what they do.
 
     Args:
@@ -80,11 +116,12 @@ def build(bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, max
         sessions: where the files of a page lie.
         limits: of uploads.
         max_runs: runs at a time; others wait for their turn.
+        in_browser: link to the page that works in the browser (see `custom_components.app.browser`).
     """
-    default = "brain_mri_sr_recnn" if "brain_mri_sr_recnn" in bundles else next(iter(bundles))
+    default = first_choice(bundles)
     page: gr.Blocks
     with gr.Blocks(title="MRI super-resolution", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(texts.HEAD)
+        gr.HTML(texts.HEAD + (LINK if in_browser else ""))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=390):
                 name, about, stage, factor, warning = _choices(bundles, default)
@@ -93,18 +130,7 @@ def build(bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, max
                     height=130,
                     elem_id="scan",
                 )
-                spacing = gr.Textbox(
-                    label="Target voxel size in mm",
-                    placeholder=f"default: \u00d7{bundles[default].factor:g}",
-                    info="one number, or one per axis of the file, as 1 1 2.5; 0 keeps an axis; empty: the bundle's factor",
-                    elem_id="spacing",
-                    max_lines=1,
-                )
-                in_plane = gr.Checkbox(
-                    bundles[default].in_plane_only,
-                    label="In plane only: keep the slices as thick as they are",
-                    elem_id="in_plane",
-                )
+                spacing, scale, in_plane, denoising = _target(bundles[default])
                 with gr.Row():
                     start = gr.Button("Sharpen", variant="primary", elem_id="run")
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
@@ -115,14 +141,15 @@ def build(bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, max
                     left, planes, numbers, download, summary, line = _results()
         parts = Parts(start, cancel, status, empty, result, tuple(planes), numbers, download, summary, line)
         actions, results = Actions(bundles, sessions, limits), Results(bundles, sessions, parts)
-        name.change(actions.choose, name, [about, stage, factor, warning, spacing, in_plane], show_progress="hidden")
+        chosen = [about, stage, factor, warning, spacing, scale, in_plane, denoising]
+        name.change(actions.choose, name, chosen, show_progress="hidden")
         stage.change(actions.choose_stage, [name, stage, factor], [warning, factor], show_progress="hidden")
         file.upload(actions.upload, file, status, show_progress="hidden", concurrency_limit=None)
         file.clear(actions.clear, None, status, show_progress="hidden")
         pressed = start.click(actions.prepare, None, [start, cancel, status], queue=False, show_progress="hidden")
         pressed.then(
             results.run,
-            [name, stage, factor, spacing, in_plane, left],
+            [name, stage, factor, spacing, scale, in_plane, denoising, left],
             list(parts.outputs()),
             concurrency_limit=max_runs,
             show_progress="hidden",

@@ -12,7 +12,7 @@ import gradio as gr
 from ..errors import ScanError, reason
 from . import texts
 from .bundles import Bundle
-from .command import Options, parse_spacing, shown_command
+from .command import Options, parse_factor, parse_spacing, shown_command
 from .runs import Run
 from .session import Session
 from .sessions import Sessions
@@ -61,13 +61,23 @@ class Results:
         return self.sessions.get(str(request.session_hash))
 
     def run(
-        self, name: str, stage: str, factor: str, spacing: str, in_plane: bool, left: str, request: gr.Request
+        self,
+        name: str,
+        stage: str,
+        factor: str,
+        spacing: str,
+        scale: str,
+        in_plane: bool,
+        denoising: float,
+        left: str,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         """Run the bundle and say how far it is, then show the result or why there is none."""
         session, parts = self._session(request), self.parts
         ready = {parts.start: gr.Button(interactive=True), parts.cancel: gr.Button(interactive=False)}
         try:
-            options = Options(parse_spacing(spacing), in_plane, stage or None, factor or None)
+            target = parse_spacing(spacing), parse_factor(scale)
+            options = Options(*target, in_plane, stage or None, factor or None, denoising)
             run = yield from self._follow(session, self.bundles[name], options)
             line = shown_command(self.bundles[name], run.scan, options)
             yield {**self._shown(session, run, left, line), **ready}

@@ -8,9 +8,11 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..compare.study import ROOT
 from ..errors import ScanError
+from .browser import network_file, routes
 from .bundles import Bundle, find_bundles
 from .local import HOSTS, LocalOnly
 from .sessions import Sessions
@@ -77,11 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda *_: ended.set())
     with Sessions(args.temp_dir) as sessions:
         os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # where the toolkit puts uploads
-        _serve(bundles, sessions, limits, port, args.max_runs, ended)
+        _serve(bundles, sessions, limits, port, args.max_runs, ended, network_file(args.bundles_dir))
 
 
 def _serve(
-    bundles: Mapping[str, Bundle], sessions: Sessions, limits: Limits, port: int, max_runs: int, ended: threading.Event
+    bundles: Mapping[str, Bundle],
+    sessions: Sessions,
+    limits: Limits,
+    port: int,
+    max_runs: int,
+    ended: threading.Event,
+    network: Path,
 ) -> None:
     try:
         import gradio as gr
@@ -91,7 +99,7 @@ def _serve(
     from .page import build
     from .texts import CSS
 
-    page = build(bundles, sessions, limits, max_runs)
+    page = build(bundles, sessions, limits, max_runs, in_browser=network.is_file())
     # fonts of the system: those of the toolkit's themes come from Google
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
@@ -102,7 +110,7 @@ def _serve(
             quiet=True,
             prevent_thread_lock=True,
             max_file_size=limits.upload_mib * MIB,
-            app_kwargs={"middleware": [Middleware(LocalOnly)]},
+            app_kwargs={"middleware": [Middleware(LocalOnly)], "routes": routes(network)},
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

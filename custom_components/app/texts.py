@@ -12,7 +12,7 @@ from .views import SIDES
 HEAD = """<h1>MRI super-resolution</h1>
 <p><b>Research software, no medical device.</b> Do not use it for diagnosis. Your files stay on this machine, in a private folder
 that is deleted when you close this page.</p>"""
-EMPTY = """<div class="empty"><b>1</b> Choose a bundle: a published network with its weights.<br>
+EMPTY = """<div class="empty"><b>1</b> Choose a bundle: a network with its weights.<br>
 <b>2</b> Drop a scan: NIfTI (.nii, .nii.gz), MetaImage, NRRD, a zip of one DICOM series or, for a bundle of slices, a PNG.<br>
 <b>3</b> Sharpen: the result stands here beside the input and its spline interpolation, in three planes, to be downloaded.</div>"""
 ROWS = {

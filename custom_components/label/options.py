@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 NUMBERS = ("target_spacing", "scale_factor")
+NUMBER = {"denoising_strength": (0.0, 1.0), "slice_thickness": (0.0, math.inf)}
 FLAGS = ("in_plane_only", "all_axes")
 AUTOMATIC = "auto"
 
@@ -49,6 +50,18 @@ def numbers(name: str, value: Any) -> float | list[float] | None:
     return result
 
 
+def number(low: float, high: float, default: float | None) -> Callable[[str, Any], Any]:
+    """A number from `low` to `high`, as JSON or as text; the default where it is empty."""
+
+    def read(name: str, value: Any) -> float | None:
+        given = numbers(name, value)
+        if isinstance(given, list) or (given is not None and not low <= given <= high):
+            raise ValueError(f"{name} must be one number from {low:g} to {high:g}, got {_short(value)}")
+        return default if given is None else given
+
+    return read
+
+
 def flag(name: str, value: Any) -> bool:
     """True or false, as JSON or as text."""
     known = {"true": True, "false": False}
@@ -73,6 +86,9 @@ def choice(values: Mapping[str, Any]) -> Callable[[str, Any], Any]:
 def offered_options(config: Mapping[str, Any]) -> dict[str, Option]:
     """The options that the `inference.json` of a bundle has, with the defaults that stand there."""
     options = {name: Option(_number_text(config[name]), numbers) for name in NUMBERS if name in config}
+    options |= {
+        n: Option(_number_text(config[n]), number(*limits, config[n])) for n, limits in NUMBER.items() if n in config
+    }
     flat = config.get("spatial_dims") == 2
     options |= {n: Option(bool(config[n]), flag) for n in FLAGS if n in config and (flat or n != "all_axes")}
     if "slice_axis" in config:

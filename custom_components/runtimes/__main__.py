@@ -15,6 +15,7 @@ from ..errors import ScanError, one_line_errors
 from ..files import atomic_write
 from ..handlers.weights_loader import load_weights
 from ..markdown import markdown_table
+from ..networks import AnyScaleSR
 from .compare import Measured, Runtime, measure, runtimes
 from .export import expect_packages, export_onnx, export_program, export_torchscript
 
@@ -64,7 +65,8 @@ def compare_bundle(bundle: str, folder: Path, size: Sequence[int], repeats: int,
         A heading and a table in Markdown.
 
     Raises:
-        ScanError: when the bundle or its weights are missing, or the folder cannot be written.
+        ScanError: when the bundle or its weights are missing, its network takes more than an image, or the folder cannot be
+            written.
     """
     root = bundle.split("+", maxsplit=1)[0]
     if not (Path(root) / "configs" / "inference.json").is_file():
@@ -74,6 +76,11 @@ def compare_bundle(bundle: str, folder: Path, size: Sequence[int], repeats: int,
     spatial_dims = int(parser.get("spatial_dims", 3))
     in_channels = int(parser.get("network_def::in_channels", 1))
     network: nn.Module = parser.get_parsed_content("network_def")
+    if isinstance(network, AnyScaleSR):
+        raise ScanError(
+            f"{root}: expected a network of an image alone, got one that is told its target too: "
+            "python -m custom_components.runtimes.export_any_scale writes it"
+        )
     load_weights(network, parser.get_parsed_content("checkpoint"))
     network.eval()
     files = export_all(network, folder, spatial_dims, in_channels)

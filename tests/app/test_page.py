@@ -262,6 +262,26 @@ def test_what_cannot_be_used_is_said_at_once(page, tmp_path, scan):
     page.locator("#run").click()
     page.locator("#status .error").wait_for()
     assert status(page) == "target spacing must be one number in mm or three such as 1 1 2.5, got 'one'"
+    page.locator("#spacing input, #spacing textarea").first.fill("0.5")
+    page.locator("#scale input, #scale textarea").first.fill("1.5")
+    page.locator("#run").click()
+    assert until(lambda: status(page) == "expected a target voxel size or a scale factor, got both")
+
+
+def test_any_factor_by_the_bundle_that_is_offered_first(page, scan):
+    """Also with noise taken away, which the other bundles do not offer."""
+    give(page, scan)
+    page.locator("#status .good").wait_for()
+    page.locator("#scale input, #scale textarea").first.fill("1.25 1.5 1")
+    page.locator("#denoising input[type=number]").fill("0.5")
+    page.locator("#run").click()
+    page.locator("#result").wait_for()
+    assert "24x24x16 \u2192 30x36x16" in page.locator("#numbers").inner_text()
+    page.get_by_text("The same on the command line").click()
+    expected = "--scale_factor '[1.25,1.5,1]' --denoising_strength 0.5"
+    assert until(lambda: expected in page.locator("#command").inner_text())
+    choose(page, "RRLSRN")
+    page.locator("#denoising").wait_for(state="hidden")
 
 
 def test_a_run_is_cancelled(server, page, scan):

@@ -1,0 +1,1 @@
+"""Evaluation of a bundle over many conditions of acquisition: `python -m custom_components.conditions`."""
