@@ -25,7 +25,8 @@ class RandAcquireBatch(Randomizable):
     each other, so that a patch is like a small volume, and turned or mirrored at random.
 
     A part of what is drawn is told to the network (see `custom_components.networks.acquisition_condition`): voxel size always, the
-    width of the slice profile and the noise with the probability `known_prob`, each by itself.
+    width of the slice profile and the noise with the probabilities `known_prob`, each by itself. A profile that is told seldom
+    is the one that the network assumes where nothing is known.
 
     It goes on from batch to batch with the random state of `set_random_state`. Without one, each batch takes a seed from torch's,
     which `custom_components.handlers.TrainingState` sets in each epoch: a run that was killed goes on as it would have.
@@ -39,12 +40,14 @@ class RandAcquireBatch(Randomizable):
         profile_weights: probability of each profile, in any unit; None: alike.
         noise_std: range of the standard deviation of Rician noise, in units of the [0, 1] scale.
         noise_prob: probability of noise.
-        known_prob: probability that profile width, and noise, are told.
+        known_prob: probability that the width of the profile is told, one number or one per profile.
+        noise_known_prob: probability that the noise is told.
         size: largest LR patch, voxels per axis.
         margin: voxels on each side of the HR patch for the blur, cut off.
 
     Raises:
-        ValueError: on an empty list, weights that do not fit, a factor below 1, or a profile that is no `Protocol`.
+        ValueError: on an empty list, weights that do not fit, a probability out of range, a factor below 1, or a profile that is no
+            `Protocol`.
     """
 
     def __init__(
@@ -55,7 +58,8 @@ class RandAcquireBatch(Randomizable):
         profile_weights: Sequence[float] | None = None,
         noise_std: Range = (0.0, 0.03),
         noise_prob: float = 0.0,
-        known_prob: float = 0.7,
+        known_prob: float | Sequence[float] = 0.7,
+        noise_known_prob: float = 0.7,
         size: int = 24,
         margin: int = 8,
     ) -> None:
@@ -66,6 +70,9 @@ class RandAcquireBatch(Randomizable):
             if not values or (weights is not None and len(weights) != len(values)):
                 given = "no weights" if weights is None else f"{len(weights)} weights"
                 raise ValueError(f"expected {name} and one weight for each, got {len(values)} and {given}")
+        told = list(known_prob) if isinstance(known_prob, Sequence) else [known_prob] * len(profiles)
+        if len(told) != len(profiles) or not all(0 <= p <= 1 for p in [*told, noise_known_prob]):
+            raise ValueError(f"known_prob must be in [0, 1], one or one per profile, got {known_prob}")
         for kind in scale_factors:
             for low, high in map(_ends, kind if _is_per_axis(kind) else [kind]):
                 if not 1 <= low <= high < math.inf:
@@ -74,7 +81,8 @@ class RandAcquireBatch(Randomizable):
             Protocol(**profile)
         self.scale_factors, self.scale_weights = list(scale_factors), scale_weights
         self.profiles, self.profile_weights = [dict(p) for p in profiles], profile_weights
-        self.noise_std, self.noise_prob, self.known_prob = noise_std, noise_prob, known_prob
+        self.noise_std, self.noise_prob = noise_std, noise_prob
+        self.known_prob, self.noise_known_prob = told, noise_known_prob
         self.size, self.margin = size, margin
         self._follows_torch = True
 
@@ -97,12 +105,14 @@ class RandAcquireBatch(Randomizable):
             return [self._value(kind[i]) for i in self.R.permutation(3)]
         return [self._value(kind)] * 3
 
-    def _protocol(self) -> Protocol:
-        drawn = dict(self._pick(self.profiles, self.profile_weights))
+    def _protocol(self) -> tuple[Protocol, float]:
+        """A protocol, and the probability that its width is told."""
+        drawn, known_prob = self._pick(list(zip(self.profiles, self.known_prob, strict=True)), self.profile_weights)
+        drawn = dict(drawn)
         for name in ("sigma", "thickness"):
             if drawn.get(name) is not None:
                 drawn[name] = self._value(drawn[name])
-        return Protocol(**drawn)
+        return Protocol(**drawn), known_prob
 
     def _turned(self, hr: torch.Tensor, spacing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A cube `(1, 1, *spatial)` and its voxel size, turned or mirrored to one of 48 orientations."""
@@ -114,7 +124,7 @@ class RandAcquireBatch(Randomizable):
         self, hr: torch.Tensor, lr_shape: Sequence[int], shape: Sequence[int], spacing: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One patch `(1, 1, *spatial)` with margin to LR without noise, with noise, and its condition."""
-        protocol, m = self._protocol(), self.margin
+        (protocol, known_prob), m = self._protocol(), self.margin
         factors = [b / a for a, b in zip(lr_shape, shape, strict=True)]
         matrices: list[torch.Tensor | None] = []
         for axis, (n, f) in enumerate(zip(lr_shape, factors, strict=True)):
@@ -128,7 +138,7 @@ class RandAcquireBatch(Randomizable):
         std = self._value(self.noise_std) if self.R.random_sample() < self.noise_prob else 0.0
         generator = torch.Generator(hr.device).manual_seed(int(self.R.randint(2**31 - 1)))
         noisy = add_rician_noise(clean, std, generator)
-        width_known, noise_known = (self.R.random_sample() < self.known_prob for _ in range(2))
+        width_known, noise_known = (self.R.random_sample() < p for p in (known_prob, self.noise_known_prob))
         condition = acquisition_condition(
             factors,
             [float(s) * f for s, f in zip(spacing, factors, strict=True)],

@@ -45,7 +45,9 @@ def batch(n, size=2, seed=0, spacing=(0.8, 1.1, 3.0)):
 
 def drawn(seed=0, **kwargs):
     """A batch maker with all known and without noise, unless told otherwise."""
-    return RandAcquireBatch(**{"known_prob": 1.0, "margin": 4, **kwargs}).set_random_state(seed)
+    return RandAcquireBatch(**{"known_prob": 1.0, "noise_known_prob": 1.0, "margin": 4, **kwargs}).set_random_state(
+        seed
+    )
 
 
 class TestAcquisition:
@@ -174,7 +176,7 @@ class TestCondition:
         np.testing.assert_allclose(condition[:, :12].reshape(2, 3, 4)[..., 2:], np.tile(expected, (2, 3, 1)), rtol=1e-6)
 
     def test_width_and_noise_are_told_at_times_and_each_by_itself(self):
-        make = drawn(noise_prob=1.0, known_prob=0.7)
+        make = drawn(noise_prob=1.0, known_prob=0.7, noise_known_prob=0.7)
         condition = torch.cat([make(batch(12, 8))[3]["condition"] for _ in range(50)])
         told = condition[:, [3, 13]].bool()
         counts = [int((told == torch.tensor(case)).all(1).sum()) for case in ([1, 1], [1, 0], [0, 1], [0, 0])]
@@ -183,6 +185,16 @@ class TestCondition:
         assert not condition[~told[:, 0]][:, [2, 6, 10]].any()
         assert not condition[~told[:, 1]][:, 12].any()
         assert (condition[told[:, 1]][:, 12] > 0).all()
+
+    def test_a_profile_may_be_told_more_seldom_than_another(self):
+        make = drawn(profiles=[{"thickness": 0.8}, {"thickness": 1.2}], known_prob=[0.0, 1.0])
+        told = torch.cat([make(batch(12, 8))[3]["condition"] for _ in range(10)])[:, 2:4]
+        np.testing.assert_allclose(np.unique(told.numpy(), axis=0), [[0, 0], [1.2, 1]], rtol=1e-6)
+
+    @pytest.mark.parametrize("given", [{"known_prob": 1.1}, {"known_prob": [0.5, 0.5]}, {"noise_known_prob": -0.1}])
+    def test_bad_probabilities(self, given):
+        with pytest.raises(ValueError, match=r"known_prob must be in \[0, 1\], one or one per profile"):
+            RandAcquireBatch(**given)
 
 
 class TestDraws:
