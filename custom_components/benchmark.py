@@ -215,7 +215,9 @@ def bundle_rows(
         ways.append(
             (" + ".join(Path(part).stem for part in bundle.split("+")), partial(inferer, volume, network, *wished), [])
         )
-        method = plan.method if inferer.amp_dtype is None else f"{plan.method}, {inferer.amp_dtype}".replace("torch.", "")
+        method = (
+            plan.method if inferer.amp_dtype is None else f"{plan.method}, {inferer.amp_dtype}".replace("torch.", "")
+        )
         columns.append((flops, plan.memory, method))
     for _ in range(repeats):
         for _, way, seconds in ways:

@@ -62,7 +62,7 @@ def main() -> None:
     """Make the sample, run the bundle, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="demo", help="folder of the results (default: demo)")
-    parser.add_argument("--bundle", default="brain_mri_sr_recnn", help="bundle to run")
+    parser.add_argument("--bundle", default="brain_mri_sr_any", help="bundle to run")
     args = parser.parse_args()
     out, bundle = Path(args.output_dir), ROOT / "bundles" / args.bundle
 

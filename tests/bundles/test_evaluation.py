@@ -168,7 +168,7 @@ def test_table_and_a_bad_scan_in_the_middle(evaluate, tmp_path, capsys):
         *("scan", "factor", "psnr spline", "psnr model", "psnr gain", "ssim spline", "ssim model", "ssim gain"),
         *("rmse spline", "rmse model", "rmse gain", "seconds"),
     ]
-    assert [row[0] for row in body] == ["a", "c", "mean of 2", "standard deviation"]
+    assert [row[0] for row in body] == ["a", "c", "mean of 2", "standard deviation", "worst"]
     assert [row[2] for row in body[:2]] == [f"{float(lines[i]['psnr']):.2f}" for i in (1, 4)]
     assert re.search(r"^failed: b 2x2x2: expected ", table, re.MULTILINE)
 

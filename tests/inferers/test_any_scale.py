@@ -44,7 +44,7 @@ def one_pass(network, x, shape, condition=None):
         condition = acquisition_condition([m / n for m, n in zip(shape, x.shape[2:], strict=True)], [1, 1, 1])
     with torch.no_grad():
         result, noise, error = network(x, shape, condition[None]).split(1, 1)
-    return result, noise, error.clamp(-16, 2).div(2).exp()
+    return result, noise, error.clamp(-16, -1.4).div(2).exp()
 
 
 def assert_equal(result, expected):
