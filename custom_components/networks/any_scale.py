@@ -197,16 +197,20 @@ class AnyScaleSR(nn.Module):
             ]
         )(x)
 
+    def features(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Features on the LR grid, `(B, num_filters, *lr)`, of which each output is a convolution."""
+        told = self.condition(condition)
+        first: torch.Tensor = self.head(x)
+        y = first
+        for block in self.blocks:
+            y = block(y, told)
+        return y + first
+
     def forward(self, x: torch.Tensor, shape: Sequence[int], condition: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` and a condition `(B, 14)` to `(B, 3, *shape)`, float32."""
         lr_shape = tuple(x.shape[2:])
         weight, bias = self._detail_weights(lr_shape, shape)
-        features = self.condition(condition)
-        first = self.head(x)
-        y = first
-        for block in self.blocks:
-            y = block(y, features)
-        y = y + first
+        y = self.features(x, condition)
         detail = self.decode(functional.conv3d(y, weight, bias, padding=1), shape)
         grid = interpolation_operator(lr_shape, shape)
         image, noise = grid(x.float()), grid(self.noise(y).float())

@@ -32,12 +32,7 @@ class _OnTheGrid(nn.Module):
 
     def forward(self, image: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         network = self.network
-        features = network.condition(condition)
-        first = network.head(image)
-        y = first
-        for block in network.blocks:
-            y = block(y, features)
-        y = y + first
+        y = network.features(image, condition)
         return network.detail(y), network.noise(y), network.error(y)
 
 
