@@ -40,22 +40,17 @@ def _choices(bundles: Mapping[str, Bundle], default: str) -> tuple[Any, ...]:
     return name, about, stage, factor, warning
 
 
+def _numbers(label: str, info: str, name: str, bundle: Bundle) -> Any:
+    return gr.Textbox(
+        label=label, info=info, elem_id=name, placeholder=f"default: \u00d7{bundle.factor:g}", max_lines=1
+    )
+
+
 def _target(bundle: Bundle) -> tuple[Any, ...]:
+    each = "one number, or one per axis of the file, as"
     with gr.Row():
-        spacing = gr.Textbox(
-            label="Target voxel size in mm",
-            placeholder=f"default: \u00d7{bundle.factor:g}",
-            info="one number, or one per axis of the file, as 1 1 2.5; 0 keeps an axis",
-            elem_id="spacing",
-            max_lines=1,
-        )
-        scale = gr.Textbox(
-            label="or scale factor",
-            placeholder=f"default: \u00d7{bundle.factor:g}",
-            info="one number, or one per axis of the file, as 1 1 3; 1 keeps an axis",
-            elem_id="scale",
-            max_lines=1,
-        )
+        spacing = _numbers("Target voxel size in mm", f"{each} 1 1 2.5; 0 keeps an axis", "spacing", bundle)
+        scale = _numbers("or scale factor", f"{each} 1 1 3; 1 keeps an axis", "scale", bundle)
     in_plane = gr.Checkbox(
         bundle.in_plane_only, label="In plane only: keep the slices as thick as they are", elem_id="in_plane"
     )

@@ -25,8 +25,8 @@ class RandAcquireBatch(Randomizable):
     each other, so that a patch is like a small volume, and turned or mirrored at random.
 
     A part of what is drawn is told to the network (see `custom_components.networks.acquisition_condition`): voxel size always, the
-    width of the slice profile and the noise with the probabilities `known_prob`, each by itself. A profile that is told seldom
-    is the one that the network assumes where nothing is known.
+    width of the slice profile with the probability `known_prob` and the noise with `noise_known_prob`, each by itself. A profile
+    that is told seldom is the one that the network assumes where nothing is known.
 
     It goes on from batch to batch with the random state of `set_random_state`. Without one, each batch takes a seed from torch's,
     which `custom_components.handlers.TrainingState` sets in each epoch: a run that was killed goes on as it would have.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..acquisition import SeparableOperator, cell_average_matrix
+from ..acquisition import SeparableOperator
+from ..networks.any_scale import interleaved, reading_matrices
 from .nodes import Extent
 
 _PART_BYTES = 4 * 2**20  # of the values that are read off together: what is made of them stays in a CPU's cache
@@ -31,10 +32,7 @@ class CellReader:
     def __init__(self, lr_shape: Sequence[int], shape: Sequence[int], divisions: Sequence[int], degree: int) -> None:
         self.divisions = tuple(divisions)
         self.count = math.prod(divisions)
-        self.matrices = [
-            None if m == n * k else cell_average_matrix(n, m, degree)
-            for n, m, k in zip(lr_shape, shape, divisions, strict=True)
-        ]
+        self.matrices = reading_matrices(lr_shape, shape, divisions, degree)
 
     def add_(
         self,
@@ -74,7 +72,5 @@ class CellReader:
                 rows = columns.any(1).nonzero()
                 places.append(slice(int(rows[0]), int(rows[-1]) + 1))
                 matrices.append(columns[places[-1]])
-        sizes = values.shape[1:]
-        x = values.float().reshape(*self.divisions, *sizes).permute(3, 0, 4, 1, 5, 2)
-        x = x.reshape(1, 1, *(n * k for n, k in zip(sizes, self.divisions, strict=True)))
+        x = interleaved(values[None], self.divisions)
         result[tuple(places)].add_(SeparableOperator(matrices)(x)[0, 0].to(result.device))

@@ -48,6 +48,23 @@ def acquisition_condition(
     return torch.tensor(values, dtype=torch.float32)
 
 
+def reading_matrices(
+    lr_shape: Sequence[int], shape: Sequence[int], divisions: Sequence[int], degree: int
+) -> list[torch.Tensor | None]:
+    """Per axis, what reads interleaved values off on the HR grid; None where they are the HR voxels already."""
+    return [
+        None if m == n * k else cell_average_matrix(n, m, degree)
+        for n, m, k in zip(lr_shape, shape, divisions, strict=True)
+    ]
+
+
+def interleaved(values: torch.Tensor, divisions: Sequence[int]) -> torch.Tensor:
+    """The values of each LR voxel, `(B, product of the divisions, *lr)`, side by side: `(B, 1, *(lr * divisions))`, float32."""
+    sizes = values.shape[2:]
+    x = values.float().reshape(len(values), *divisions, *sizes).permute(0, 4, 1, 5, 2, 6, 3)
+    return x.reshape(len(values), 1, *(n * k for n, k in zip(sizes, divisions, strict=True)))
+
+
 def _weights(layer: nn.Conv3d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a convolution that has both."""
     return layer.weight, cast(torch.Tensor, layer.bias)
@@ -74,14 +91,14 @@ class _ConditionedBlock(nn.Module):
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
-    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        gain, shift = self.modulation(features)[:, :, None, None, None].chunk(2, 1)
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        gain, shift = self.modulation(told)[:, :, None, None, None].chunk(2, 1)
         y: torch.Tensor = self.second(functional.relu(self.first(x) * (1 + gain) + shift))
         return x + y
 
-    def folded(self, features: torch.Tensor) -> nn.Sequential:
+    def folded(self, told: torch.Tensor) -> nn.Sequential:
         """The residual branch for one condition `(1, num_features)`, as plain convolutions."""
-        gain, shift = self.modulation(features)[0].chunk(2)
+        gain, shift = self.modulation(told)[0].chunk(2)
         weight, bias = _weights(self.first)
         first = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
         return nn.Sequential(first, nn.ReLU(inplace=True), _frozen(*_weights(self.second)))
@@ -188,14 +205,8 @@ class AnyScaleSR(nn.Module):
         """Values of the last convolution, `(B, product of the divisions, *lr)`, to the HR detail `(B, 1, *shape)`, float32."""
         lr_shape = values.shape[2:]
         divisions = self.divisions(lr_shape, shape)
-        x = values.float().reshape(len(values), *divisions, *lr_shape).permute(0, 4, 1, 5, 2, 6, 3)
-        x = x.reshape(len(values), 1, *(n * k for n, k in zip(lr_shape, divisions, strict=True)))
-        return SeparableOperator(
-            [
-                None if m == n * k else cell_average_matrix(n, m, self.degree)
-                for n, m, k in zip(lr_shape, shape, divisions, strict=True)
-            ]
-        )(x)
+        matrices = reading_matrices(lr_shape, shape, divisions, self.degree)
+        return SeparableOperator(matrices)(interleaved(values, divisions))
 
     def features(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Features on the LR grid, `(B, num_filters, *lr)`, of which each output is a convolution."""
@@ -229,10 +240,10 @@ class AnyScaleSR(nn.Module):
             maps: whether noise and error, one channel each, follow the values that `decode` takes.
         """
         with torch.no_grad():
-            features = self.condition(condition[None].to(self.head.weight))
+            told = self.condition(condition[None].to(self.head.weight))
             pairs = [self._detail_weights(lr_shape, shape)]
             if maps:
                 pairs += [_weights(self.noise), _weights(self.error)]
             tail = _frozen(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
-            branches = [block.folded(features) for block in cast("Sequence[_ConditionedBlock]", self.blocks)]
+            branches = [block.folded(told) for block in cast("Sequence[_ConditionedBlock]", self.blocks)]
         return PlainResidual(_frozen(*_weights(self.head)), branches, tail).eval()
