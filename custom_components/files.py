@@ -21,6 +21,13 @@ _HOST = socket.gethostname() or "localhost"  # in the name, as a process id mean
 _serial = itertools.count()
 
 
+def sidecar(path: Path) -> Path | None:
+    """The BIDS file `<stem>.json` beside a NIfTI scan `<stem>.nii[.gz]`, which tells facts of it; None where there is none."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    beside = path.with_name(f"{stem}.json") if stem else path
+    return beside if stem != path.name and beside.is_file() else None
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)

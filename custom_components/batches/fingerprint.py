@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..files import PathLike
+from ..files import PathLike, sidecar
 
 # where results go and how much memory and talk making them takes: another value gives the same voxels
 NO_PART_OF_IT = ("output_dir", "inputs", "memory_gib", "progress", "training")
@@ -77,13 +77,6 @@ def content(path: PathLike) -> str | None:
         return None
 
 
-def _sidecar(source: Path) -> Path | None:
-    """The BIDS file beside a NIfTI scan, which may name its slice thickness; None where there is none."""
-    stem = source.name.removesuffix(".gz").removesuffix(".nii")
-    sidecar = source.with_name(f"{stem}.json")
-    return sidecar if stem != source.name and sidecar.is_file() else None
-
-
 def scan_state(path: PathLike) -> list[list[Any]]:
     """Name, size and time of change of the files that a scan is made of: a file, its voxels or facts beside it, a DICOM folder."""
     source = Path(path).expanduser()
@@ -93,8 +86,8 @@ def scan_state(path: PathLike) -> list[list[Any]]:
             files = sorted(source.iterdir())
         elif source.suffix.lower() in _HEADERS:
             files = sorted(source.parent.glob(f"{glob.escape(source.stem)}.*"))
-        elif (sidecar := _sidecar(source)) is not None:
-            files = [source, sidecar]
+        elif (beside := sidecar(source)) is not None:
+            files = [source, beside]
         for file in files:
             found = file.stat()
             if stat.S_ISREG(found.st_mode):

@@ -11,7 +11,7 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 
-from ..scans import scan_stem
+from ..files import sidecar
 from .scan_checks import Array, as_float32, check_affine, check_grid, check_kind, reading
 
 _MM_PER_UNIT = {1: 1000.0, 3: 1e-3}  # NIfTI codes for metre and micrometre
@@ -30,18 +30,18 @@ def _quiet_nibabel() -> Iterator[None]:
 
 def _sidecar_thickness(path: Path) -> tuple[float | None, list[str]]:
     """Slice thickness in mm by the BIDS file `<stem>.json` beside a scan, where it names one, and what is wrong with that file."""
-    sidecar = path.with_name(f"{scan_stem(path)}.json")
-    if not sidecar.is_file():
+    beside = sidecar(path)
+    if beside is None:
         return None, []
     try:
-        fields = json.loads(sidecar.read_bytes())
+        fields = json.loads(beside.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None, [f"{sidecar.name} beside the scan does not read as JSON: not used"]
+        return None, [f"{beside.name} beside the scan does not read as JSON: not used"]
     given = fields.get("SliceThickness") if isinstance(fields, dict) else None
     if given is None:
         return None, []
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not abs(given) < 1e6:  # nor NaN
-        return None, [f"SliceThickness in {sidecar.name} beside the scan is not a number: not used"]
+        return None, [f"SliceThickness in {beside.name} beside the scan is not a number: not used"]
     return float(given), []
 
 

@@ -104,10 +104,11 @@ class TestScanState:
         assert scan_state(path) == [["a.nii", 3, 10**18 + 1]]
 
     def test_the_facts_beside_a_nifti_file(self, tmp_path):
-        for name in ("a.nii.gz", "a.json", "b.nii", "ab.json"):
+        for name in ("a.nii.gz", "a.json", "b.nii", "ab.json", "C.NII", "C.json"):
             (tmp_path / name).write_text("{}")
         assert [name for name, *_ in scan_state(tmp_path / "a.nii.gz")] == ["a.nii.gz", "a.json"]
         assert [name for name, *_ in scan_state(tmp_path / "b.nii")] == ["b.nii"]
+        assert [name for name, *_ in scan_state(tmp_path / "C.NII")] == ["C.NII", "C.json"]
 
     def test_voxels_beside_a_header_and_slices_in_a_folder(self, tmp_path):
         for name in ("a.mhd", "a.raw", "ab.raw", "a.nii", "[a].mhd", "[a].raw"):
