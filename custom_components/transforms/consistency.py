@@ -95,8 +95,9 @@ class MakeConsistent(Transform):
     Args:
         protocol: the acquisition, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`; None: it is not known, and
             the result stays as it is. A wrong one makes results worse.
-        noise_std: standard deviation of the scan's noise, in the unit of the images; None: not known, taken as 0.
-        error_std: of the error of a result; 0.03 of the range is what the networks of this project have at a factor of 2.
+        noise_std: standard deviation of the scan's noise, in the unit of the images; None: not known, taken as 0. With noise only
+            what it does not explain is corrected.
+        error_std: of the error of a result, at most; 0.03 of the range is what the networks of this project have at a factor of 2.
 
     Raises:
         ValueError: on an unknown protocol, a negative noise or an error that is not positive.
@@ -119,7 +120,7 @@ class MakeConsistent(Transform):
             return img
         x, y = plain(img), plain(lowres)
         operator = acquisition_operator(x.shape[1:], y.shape[1:], self.protocol)
-        better = make_consistent(x[None], y[None].to(x), operator, self.noise_std / self.error_std)[0]
+        better = make_consistent(x[None], y[None].to(x), operator, self.noise_std, self.error_std)[0]
         return MetaTensor(better, meta=img.meta) if isinstance(img, MetaTensor) else better
 
 
