@@ -12,6 +12,7 @@ import gradio as gr
 from ..errors import ScanError
 from . import texts
 from .bundles import Bundle
+from .choices import for_bundle
 from .session import Session
 from .sessions import Sessions
 from .uploads import MIB, Limits, take_upload
@@ -32,20 +33,9 @@ class Actions:
     def _session(self, request: gr.Request) -> Session:
         return self.sessions.get(str(request.session_hash))
 
-    def choose(self, name: str) -> tuple[Any, ...]:
+    def choose(self, name: str) -> list[Any]:
         """Show what there is of a bundle."""
-        bundle = self.bundles[name]
-        factors = list(bundle.stages.get(bundle.stage, ()))
-        return (
-            texts.about(bundle),
-            gr.Radio(list(bundle.stages), value=bundle.stage or None, visible=bool(bundle.stages)),
-            gr.Radio(factors, value=f"{bundle.factor:g}" if factors else None, visible=bool(factors)),
-            self._warning(bundle.stage),
-            gr.Textbox(placeholder=f"default: \u00d7{bundle.factor:g}"),
-            gr.Textbox(placeholder=f"default: \u00d7{bundle.factor:g}"),
-            bundle.in_plane_only,
-            gr.Slider(value=bundle.denoising_strength or 0, visible=bundle.denoising_strength is not None),
-        )
+        return for_bundle(self.bundles[name])
 
     def choose_stage(self, name: str, stage: str, factor: str) -> tuple[Any, ...]:
         """Show what a stage is."""

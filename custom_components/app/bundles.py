@@ -11,6 +11,7 @@ from ..errors import ScanError
 from ..files import PathLike, read_json
 
 DEFAULT = "brain_mri_sr_any"
+Value = bool | int | float | str
 WARNINGS = {"gan": "The stage gan invents texture: what looks like detail may never have been in the head."}
 
 
@@ -23,20 +24,18 @@ class Bundle:
         title: its `name` in `metadata.json`.
         description: of `metadata.json`.
         factor: the scale factor where no target is given.
-        in_plane_only: whether slices stay as thick as they are where nothing is chosen.
         stages: stage -> scale factors that there are weights of; empty where a bundle has no stages.
         stage: the one where nothing is chosen, empty for none.
-        denoising_strength: part of the noise that is taken away where nothing is chosen; None where the bundle cannot.
+        values: id of `inference.json` that holds a plain value -> that value, where nothing is chosen.
     """
 
     folder: Path
     title: str
     description: str
     factor: float
-    in_plane_only: bool
     stages: Mapping[str, tuple[str, ...]]
     stage: str
-    denoising_strength: float | None = None
+    values: Mapping[str, Value | None]
 
     @property
     def name(self) -> str:
@@ -68,10 +67,9 @@ def read_bundle(folder: PathLike) -> Bundle:
         title=str(about.get("name", root.name)),
         description=str(about.get("description", "")),
         factor=float(_value(config, "default_factor", 2)),
-        in_plane_only=bool(_value(config, "in_plane_only", False)),
         stages={stage: tuple(files) for stage, files in weights.items()},
         stage=str(config.get("stage", "")),
-        denoising_strength=float(config["denoising_strength"]) if "denoising_strength" in config else None,
+        values={name: value for name in config if isinstance(value := _value(config, name, None), Value | None)},
     )
 
 

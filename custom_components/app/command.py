@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ..compare.study import ROOT
 from ..files import PathLike
 from .bundles import Bundle
+
+Value = bool | float | str | tuple[float, ...] | None
+# of each pair one at most, and what they are called on the page
+EITHER = {
+    ("target_spacing", "scale_factor"): "a target voxel size or a scale factor",
+    ("slice_thickness", "known_acquisition"): "a slice thickness or a protocol, which has its own",
+}
 
 
 @dataclass(frozen=True)
@@ -17,53 +25,22 @@ class Options:
     """What a user may choose; what is not chosen is left to the bundle.
 
     Attributes:
-        target_spacing: in mm, one number or one per axis of the file; 0 keeps an axis.
-        scale_factor: instead, one number or one per axis of the file; 1 keeps an axis.
-        in_plane_only: whether slices stay as thick as they are.
+        values: id of `inference.json` -> value, None for none; a bundle gets those of which it has the id.
         stage: of the weights, where a bundle has stages.
         factor: of the weights, there too.
-        denoising_strength: part of the noise to take away, 0 to 1, where a bundle can.
     """
 
-    target_spacing: tuple[float, ...] | None = None
-    scale_factor: tuple[float, ...] | None = None
-    in_plane_only: bool | None = None
+    values: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
     stage: str | None = None
     factor: str | None = None
-    denoising_strength: float | None = None
 
 
-def parse_spacing(text: str) -> tuple[float, ...] | None:
-    """`1`, `1 1 2.5` or `[1, 1, 2.5]` in mm; nothing for none.
-
-    Raises:
-        ValueError: on anything else, and on numbers below 0 or not finite.
-    """
-    values = _numbers(text)
-    if values is None or not all(0 <= v < float("inf") for v in values) or (values and not any(values)):
-        raise ValueError(f"target spacing must be one number in mm or three such as 1 1 2.5, got {text!r}")
-    return values or None
-
-
-def parse_factor(text: str) -> tuple[float, ...] | None:
-    """`2`, `1.5 1.5 3` or `[1, 1, 3]`; nothing for none.
-
-    Raises:
-        ValueError: on anything else, and on numbers below 1 or not finite.
-    """
-    values = _numbers(text)
-    if values is None or not all(1 <= v < float("inf") for v in values):
-        raise ValueError(f"scale factor must be one number >= 1 or three such as 1 1 3, got {text!r}")
-    return values or None
-
-
-def _numbers(text: str) -> tuple[float, ...] | None:
-    """None, one or three numbers as people write them; None for anything else."""
-    try:
-        values = tuple(float(part) for part in re.sub(r"[\[\](),;]", " ", text or "").split())
-    except ValueError:
-        return None
-    return values if len(values) in (0, 1, 3) else None
+def _text(value: Value) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, tuple):
+        listed = ",".join(f"{v:g}" for v in value)
+        return listed if len(value) == 1 else f"[{listed}]"
+    return str(value) if isinstance(value, (bool, str)) else f"{value:g}"
 
 
 def command(bundle: Bundle, scan: PathLike, output_dir: PathLike, options: Options, folder: PathLike = "") -> list[str]:
@@ -77,7 +54,7 @@ def command(bundle: Bundle, scan: PathLike, output_dir: PathLike, options: Optio
         folder: of the bundle, another way to write it, for people to read.
 
     Raises:
-        ValueError: when a voxel size and a factor are chosen, or a stage that the bundle has no weights of.
+        ValueError: when both of a pair in `EITHER` are chosen, or a stage that the bundle has no weights of.
     """
     root = Path(folder or bundle.folder)
     given = {
@@ -89,16 +66,12 @@ def command(bundle: Bundle, scan: PathLike, output_dir: PathLike, options: Optio
     arguments = ["-m", "monai.bundle", "run"]
     for key, value in given.items():
         arguments += [f"--{key}", str(value)]
-    if options.target_spacing is not None and options.scale_factor is not None:
-        raise ValueError("expected a target voxel size or a scale factor, got both")
-    for name, values in (("target_spacing", options.target_spacing), ("scale_factor", options.scale_factor)):
-        if values is not None:
-            listed = ",".join(f"{v:g}" for v in values)
-            arguments += [f"--{name}", listed if len(values) == 1 else f"[{listed}]"]
-    if bundle.denoising_strength is not None and options.denoising_strength not in (None, bundle.denoising_strength):
-        arguments += ["--denoising_strength", f"{options.denoising_strength:g}"]
-    if options.in_plane_only not in (None, bundle.in_plane_only):
-        arguments += ["--in_plane_only", str(options.in_plane_only)]
+    chosen = {k: v for k, v in options.values.items() if k in bundle.values and v not in (None, bundle.values[k])}
+    for pair, words in EITHER.items():
+        if all(name in chosen for name in pair):
+            raise ValueError(f"expected {words}, got both")
+    for name, wish in chosen.items():
+        arguments += [f"--{name}", _text(wish)]
     if bundle.stages:
         stage, factor = options.stage or bundle.stage, options.factor or f"{bundle.factor:g}"
         if factor not in bundle.stages.get(stage, ()):

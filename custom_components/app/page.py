@@ -11,7 +11,9 @@ from . import texts
 from .actions import Actions
 from .browser import LINK
 from .bundles import Bundle, first_choice
-from .results import Parts, Results
+from .choices import Choices, bundle_parts, target_parts
+from .parts import Parts, Plane
+from .results import Results
 from .sessions import Sessions
 from .uploads import Limits
 from .views import LEFT
@@ -19,86 +21,54 @@ from .views import LEFT
 PLANES = 3
 
 
-def _choices(bundles: Mapping[str, Bundle], default: str) -> tuple[Any, ...]:
-    bundle = bundles[default]
-    name = gr.Dropdown([(b.title, n) for n, b in bundles.items()], value=default, label="Bundle", elem_id="bundle")
-    about = gr.HTML(texts.about(bundle))
-    has_stages = bool(bundle.stages)
-    factors = bundle.stages.get(bundle.stage, ())
-    with gr.Row():
-        stage = gr.Radio(
-            list(bundle.stages), value=bundle.stage or None, label="Stage", visible=has_stages, elem_id="stage"
-        )
-        factor = gr.Radio(
-            list(factors),
-            value=f"{bundle.factor:g}" if has_stages else None,
-            label="Factor of the network",
-            visible=has_stages,
-            elem_id="factor",
-        )
-    warning = gr.HTML(texts.warning(bundle.stage), visible=bool(texts.warning(bundle.stage)), elem_id="warning")
-    return name, about, stage, factor, warning
-
-
-def _numbers(label: str, info: str, name: str, bundle: Bundle) -> Any:
-    return gr.Textbox(
-        label=label, info=info, elem_id=name, placeholder=f"default: \u00d7{bundle.factor:g}", max_lines=1
-    )
-
-
-def _target(bundle: Bundle) -> tuple[Any, ...]:
-    each = "one number, or one per axis of the file, as"
-    with gr.Row():
-        spacing = _numbers("Target voxel size in mm", f"{each} 1 1 2.5; 0 keeps an axis", "spacing", bundle)
-        scale = _numbers("or scale factor", f"{each} 1 1 3; 1 keeps an axis", "scale", bundle)
-    in_plane = gr.Checkbox(
-        bundle.in_plane_only, label="In plane only: keep the slices as thick as they are", elem_id="in_plane"
-    )
-    denoising = gr.Slider(
-        0,
-        1,
-        bundle.denoising_strength or 0,
-        step=0.05,
-        label="Noise to take away: 0 keeps it, 1 takes all",
-        visible=bundle.denoising_strength is not None,
-        interactive=True,
-        elem_id="denoising",
-        buttons=[],
-    )
-    return spacing, scale, in_plane, denoising
-
-
-def _planes() -> list[tuple[Any, Any, Any, Any]]:
+def _planes() -> tuple[Plane, ...]:
     made = []
+    look: dict[str, Any] = {
+        "format": "png",
+        "show_label": False,
+        "interactive": False,
+        "buttons": [],
+        "elem_classes": "plane",
+    }
     with gr.Row(equal_height=False):
         for i in range(PLANES):
             with gr.Column(min_width=240) as column:
                 title = gr.HTML(elem_classes="plane-title")
-                picture = gr.ImageSlider(
-                    format="png",
-                    show_label=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id=f"compare_{i}",
-                    elem_classes="plane",
-                )
+                picture = gr.ImageSlider(elem_id=f"compare_{i}", **look)
                 number = gr.Slider(1, 2, 1, step=1, label="slice", interactive=True, elem_id=f"slice_{i}", buttons=[])
-            made.append((column, title, picture, number))
-    return made
+                error = gr.Image(elem_id=f"error_{i}", visible=False, **look)
+            made.append(Plane(column, title, picture, number, error))
+    return tuple(made)
 
 
-def _results() -> tuple[Any, ...]:
-    left = gr.Radio(list(LEFT), value=LEFT[0], label="Left of the handle; right of it: SR, the result", elem_id="left")
-    planes = _planes()
+def _results() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    made["left"] = gr.Radio(
+        list(LEFT), value=LEFT[0], label="Left of the handle; right of it: SR, the result", elem_id="left"
+    )
+    made["planes"] = _planes()
+    made["bar"] = gr.Image(
+        format="png",
+        show_label=False,
+        interactive=False,
+        buttons=[],
+        visible=False,
+        elem_id="error_bar",
+        elem_classes="error-bar",
+    )
+    made["about_error"] = gr.HTML(texts.ERROR, visible=False, elem_id="about_error")
     with gr.Row():
         with gr.Column():
-            numbers = gr.HTML(elem_id="numbers")
+            made["numbers"] = gr.HTML(elem_id="numbers")
         with gr.Column():
-            download = gr.DownloadButton("Download", variant="primary", elem_id="download")
-            summary = gr.DownloadButton("Download summary.csv", elem_id="summary")
+            made["download"] = gr.DownloadButton("Download", variant="primary", elem_id="download")
+            made["download_error"] = gr.DownloadButton(
+                "Download the expected error", visible=False, elem_id="download_error"
+            )
+            made["summary"] = gr.DownloadButton("Download summary.csv", elem_id="summary")
             with gr.Accordion("The same on the command line", open=False):
-                line = gr.Code(language="shell", interactive=False, elem_id="command", show_label=False)
-    return left, planes, numbers, download, summary, line
+                made["line"] = gr.Code(language="shell", interactive=False, elem_id="command", show_label=False)
+    return made
 
 
 def build(
@@ -119,13 +89,13 @@ def build(
         gr.HTML(texts.HEAD + (LINK if in_browser else ""))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=390):
-                name, about, stage, factor, warning = _choices(bundles, default)
+                network = bundle_parts(bundles, default)
                 file = gr.File(
                     label=f"Scan, up to {limits.upload_mib} MiB",
                     height=130,
                     elem_id="scan",
                 )
-                spacing, scale, in_plane, denoising = _target(bundles[default])
+                choices = Choices(*network, *target_parts(bundles[default]))
                 with gr.Row():
                     start = gr.Button("Sharpen", variant="primary", elem_id="run")
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
@@ -133,35 +103,39 @@ def build(
             with gr.Column(scale=5, min_width=600):
                 empty = gr.HTML(texts.EMPTY, elem_id="empty")
                 with gr.Column(visible=False, elem_id="result") as result:
-                    left, planes, numbers, download, summary, line = _results()
-        parts = Parts(start, cancel, status, empty, result, tuple(planes), numbers, download, summary, line)
-        actions, results = Actions(bundles, sessions, limits), Results(bundles, sessions, parts)
-        chosen = [about, stage, factor, warning, spacing, scale, in_plane, denoising]
-        name.change(actions.choose, name, chosen, show_progress="hidden")
-        stage.change(actions.choose_stage, [name, stage, factor], [warning, factor], show_progress="hidden")
+                    made = _results()
+        parts = Parts(start=start, cancel=cancel, status=status, empty=empty, result=result, **made)
+        actions, results = Actions(bundles, sessions, limits), Results(bundles, sessions, choices, parts)
+        choices.name.change(actions.choose, choices.name, choices.changed(), show_progress="hidden")
+        choices.stage.change(
+            actions.choose_stage,
+            [choices.name, choices.stage, choices.factor],
+            [choices.warning, choices.factor],
+            show_progress="hidden",
+        )
         file.upload(actions.upload, file, status, show_progress="hidden", concurrency_limit=None)
         file.clear(actions.clear, None, status, show_progress="hidden")
         pressed = start.click(actions.prepare, None, [start, cancel, status], queue=False, show_progress="hidden")
         pressed.then(
             results.run,
-            [name, stage, factor, spacing, scale, in_plane, denoising, left],
+            choices.inputs() | {parts.left},
             list(parts.outputs()),
             concurrency_limit=max_runs,
             show_progress="hidden",
         )
         cancel.click(actions.cancel, None, status, queue=False, show_progress="hidden")
-        left.input(
+        parts.left.input(
             results.all_pictures,
-            [left, *(number for *_, number in planes)],
-            [picture for _, _, picture, _ in planes],
+            [parts.left, *(plane.number for plane in parts.planes)],
+            [plane.picture for plane in parts.planes],
             show_progress="hidden",
             concurrency_limit=None,
         )
-        for i, (_, _, picture, number) in enumerate(planes):
-            number.input(
+        for i, plane in enumerate(parts.planes):
+            plane.number.input(
                 results.picture_of(i),
-                [left, number],
-                picture,
+                [parts.left, plane.number],
+                [plane.picture, plane.error],
                 show_progress="hidden",
                 trigger_mode="always_last",
                 concurrency_limit=None,

@@ -5,44 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
 from ..errors import ScanError, reason
 from . import texts
 from .bundles import Bundle
-from .command import Options, parse_factor, parse_spacing, shown_command
+from .choices import Choices
+from .command import Options, shown_command
+from .loading import compare
+from .parts import Parts
 from .runs import Run
 from .session import Session
 from .sessions import Sessions
-from .views import Comparison, compare
+from .views import ERROR, Comparison
 
 POLL = 0.25  # seconds between two looks at a run
 
 
-class Parts(NamedTuple):
-    """Parts of the page that a run changes; `planes` are (column, title, picture, slider) each."""
-
-    start: Any
-    cancel: Any
-    status: Any
-    empty: Any
-    result: Any
-    planes: tuple[tuple[Any, Any, Any, Any], ...]
-    numbers: Any
-    download: Any
-    summary: Any
-    line: Any
-
-    def outputs(self) -> Iterator[Any]:
-        """All of them."""
-        for part in self:
-            yield from (p for plane in part for p in plane) if isinstance(part, tuple) else (part,)
-
-
 def _pair(comparison: Comparison, plane: str, number: int, left: str) -> tuple[str, str]:
     return str(comparison.picture(plane, number, left)), str(comparison.picture(plane, number, "sr"))
+
+
+def _error(comparison: Comparison, plane: str, number: int) -> str | None:
+    """The picture of the expected error, None where there is no map of it."""
+    return None if comparison.largest_error is None else str(comparison.picture(plane, number, ERROR))
 
 
 class Results:
@@ -51,36 +39,25 @@ class Results:
     Args:
         bundles: to choose from.
         sessions: where files lie.
+        choices: parts of the page that say what a run is to do.
         parts: of the page.
     """
 
-    def __init__(self, bundles: Mapping[str, Bundle], sessions: Sessions, parts: Parts) -> None:
-        self.bundles, self.sessions, self.parts = bundles, sessions, parts
+    def __init__(self, bundles: Mapping[str, Bundle], sessions: Sessions, choices: Choices, parts: Parts) -> None:
+        self.bundles, self.sessions, self.choices, self.parts = bundles, sessions, choices, parts
 
     def _session(self, request: gr.Request) -> Session:
         return self.sessions.get(str(request.session_hash))
 
-    def run(
-        self,
-        name: str,
-        stage: str,
-        factor: str,
-        spacing: str,
-        scale: str,
-        in_plane: bool,
-        denoising: float,
-        left: str,
-        request: gr.Request,
-    ) -> Iterator[dict[Any, Any]]:
+    def run(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         """Run the bundle and say how far it is, then show the result or why there is none."""
         session, parts = self._session(request), self.parts
         ready = {parts.start: gr.Button(interactive=True), parts.cancel: gr.Button(interactive=False)}
         try:
-            target = parse_spacing(spacing), parse_factor(scale)
-            options = Options(*target, in_plane, stage or None, factor or None, denoising)
-            run = yield from self._follow(session, self.bundles[name], options)
-            line = shown_command(self.bundles[name], run.scan, options)
-            yield {**self._shown(session, run, left, line), **ready}
+            bundle, options = self.bundles[given[self.choices.name]], self.choices.wished(given)
+            run = yield from self._follow(session, bundle, options)
+            line = shown_command(bundle, run.scan, options)
+            yield {**self._shown(session, run, given[parts.left], line), **ready}
         except (ScanError, ValueError, OSError) as error:
             # a page that was closed took the folder away
             why = "the page was closed" if session.closed else reason(error)
@@ -118,38 +95,45 @@ class Results:
 
     def _shown(self, session: Session, run: Run, left: str, line: str) -> dict[Any, Any]:
         row = run.row()
-        output = Path(row["output"])
-        shown = session.comparison = compare(run.scan, output, run.output_dir.parent / "pictures")
+        output, error = Path(row["output"]), row.get("uncertainty")
+        pictures = run.output_dir.parent / "pictures"
+        shown = session.comparison = compare(run.scan, output, pictures, error or None)
+        bar = shown.colour_bar()
         changes: dict[Any, Any] = {
             self.parts.status: texts.note("Done.", "good"),
             **self._only(self.parts.result),
+            self.parts.about_error: gr.HTML(visible=bool(error)),
+            self.parts.bar: gr.Image(None if bar is None else str(bar), visible=bool(error)),
             self.parts.numbers: texts.numbers(row),
             self.parts.download: gr.DownloadButton(f"Download {output.name}", value=str(output)),
+            self.parts.download_error: gr.DownloadButton(value=error or None, visible=bool(error)),
             self.parts.summary: gr.DownloadButton(value=str(output.with_name("summary.csv"))),
             self.parts.line: line,
         }
-        for i, (column, title, picture, slider) in enumerate(self.parts.planes):
-            changes[column] = gr.Column(visible=i < len(shown.planes))
+        for i, part in enumerate(self.parts.planes):
+            changes[part.column] = gr.Column(visible=i < len(shown.planes))
             if i < len(shown.planes):
                 plane = shown.planes[i]
                 count, number = shown.count(plane), shown.start(plane)
-                changes[picture] = gr.ImageSlider(_pair(shown, plane, number, left))
-                changes[title] = texts.plane(plane)
-                changes[slider] = gr.Slider(1, max(count, 2), number, label=f"{plane} slice", visible=count > 1)
+                changes[part.picture] = gr.ImageSlider(_pair(shown, plane, number, left))
+                changes[part.title] = texts.plane(plane)
+                changes[part.number] = gr.Slider(1, max(count, 2), number, label=f"{plane} slice", visible=count > 1)
+                changes[part.error] = gr.Image(_error(shown, plane, number), visible=bool(error))
         return changes
 
     def picture_of(self, i: int) -> Callable[..., Any]:
-        """The handler of the slider of a plane."""
+        """The handler of the slider of a plane: its two pictures, and the expected error there."""
 
-        def handler(left: str, number: float, request: gr.Request) -> Any:
+        def handler(left: str, number: float, request: gr.Request) -> tuple[Any, Any]:
             comparison = self._session(request).comparison
             if comparison is None or i >= len(comparison.planes):
-                return gr.skip()
+                return gr.skip(), gr.skip()
             plane = comparison.planes[i]
-            return _pair(comparison, plane, min(int(number), comparison.count(plane)), left)
+            place = min(int(number), comparison.count(plane))
+            return _pair(comparison, plane, place, left), _error(comparison, plane, place)
 
         return handler
 
     def all_pictures(self, left: str, first: float, second: float, third: float, request: gr.Request) -> Any:
         """The pictures anew, with another one on the left."""
-        return [self.picture_of(i)(left, number, request) for i, number in enumerate((first, second, third))]
+        return [self.picture_of(i)(left, number, request)[0] for i, number in enumerate((first, second, third))]

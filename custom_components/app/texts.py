@@ -23,6 +23,9 @@ ROWS = {
     "consistency error": ("consistency_error",),
 }
 ARROW = " \u2192 "
+ERROR = """<b>Expected error</b>: in each voxel the standard deviation that the network expects of the result's error, in the scan's
+units and on the planes above. It is that of the result before noise is taken away, right on average over scans and not for each: in
+single scans the real error was up to 3 times smaller or larger."""
 CONSISTENCY = "how far the result, acquired again, is from the scan: the lower the better"
 
 
@@ -82,6 +85,7 @@ CSS = """
 .numbers, .numbers tr, .numbers td, .numbers th { border: none !important; }
 .plane { max-width: 480px; } /* below the height from which the toolkit scales the two pictures unlike */
 .plane img { background: #000 !important; }
+.error-bar { max-width: 640px; }
 .empty { padding: 2em; line-height: 2; border: 1px dashed var(--border-color-primary); border-radius: 6px; }
 .plane-title { font-size: .9em; }
 """

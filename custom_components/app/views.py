@@ -13,14 +13,13 @@ import numpy.typing as npt
 import torch
 
 from ..acquisition import SeparableOperator, interpolation_operator
-from ..figures import head_position, plane_slice
-from ..figures.planes import PLANES, SAMPLES, affine_of, shown_planes
-from ..files import PathLike
-from ..tensors import plain
-from ..transforms.load import load_scan
+from ..figures import plane_slice
+from ..figures.planes import PLANES
+from .maps import coloured, draw_colour_bar
 
 LONG_SIDE = 640  # pixels of a picture's side, about; more where a scan has more voxels
 LEFT = ("spline", "input")
+ERROR = "uncertainty"
 SIDES = {
     "sagittal": "front on the left, top of the head up",
     "coronal": "patient's right on the left, top of the head up",
@@ -34,11 +33,12 @@ class Comparison:
     """A scan and its result on disk, of which slices are read as they are asked for.
 
     Attributes:
-        folder: holds `input.npy`, `sr.npy`, float32 `(X, Y, Z)`, and the pictures.
+        folder: holds `input.npy`, `sr.npy` and, where there is one, `uncertainty.npy`, float32 `(X, Y, Z)`, and the pictures.
         affine: `(4, 4)` of the scan, voxels to RAS+ mm.
         planes: that have more than one voxel both ways: of `sagittal`, `coronal`, `axial`; of a picture `picture` alone.
         window: values shown black and white in all pictures.
         middle: of the head along each array axis, as a part of the extent.
+        largest_error: the expected error that is shown brightest, in the scan's unit; None where there is no map of it.
     """
 
     folder: Path
@@ -46,9 +46,10 @@ class Comparison:
     planes: tuple[str, ...]
     window: tuple[float, float]
     middle: tuple[float, float, float]
+    largest_error: float | None = None
 
     def volume(self, name: str) -> torch.Tensor:
-        """`(1, X, Y, Z)` of `input` or `sr`, read from the disk as it is used."""
+        """`(1, X, Y, Z)` of `input`, `sr` or `uncertainty`, read from the disk as it is used."""
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))[None]
 
     def _normal(self, plane: str) -> tuple[int, bool]:
@@ -74,19 +75,21 @@ class Comparison:
         Args:
             plane: of `planes`.
             number: of the slice of the result, from 1, to the patient's right, front or top.
-            name: `sr`, `input`, the slice of the scan at that place, or `spline`, the scan interpolated there as for the network.
+            name: `sr`, `input`, the slice of the scan at that place, `spline`, the scan interpolated there as for the network, or
+                `uncertainty`, the expected error.
 
         Raises:
             ValueError: on another name or plane, or a number beyond the slices.
         """
-        if name not in (*LEFT, "sr") or plane not in self.planes:
-            raise ValueError(f"expected sr, input or spline in {self.planes}, got {name!r} in {plane!r}")
+        names = (*LEFT, "sr", *([] if self.largest_error is None else [ERROR]))
+        if name not in names or plane not in self.planes:
+            raise ValueError(f"expected one of {names} in {self.planes}, got {name!r} in {plane!r}")
         count, (axis, grows) = self.count(plane), self._normal(plane)
         if not 1 <= number <= count:
             raise ValueError(f"expected a slice from 1 to {count}, got {number}")
         index = number - 1 if grows else count - number
         scan = self.volume("input")
-        volume = self.volume("sr") if name == "sr" else scan if name == "input" else self._spline(scan, axis, index)
+        volume = self._spline(scan, axis, index) if name == "spline" else scan if name == "input" else self.volume(name)
         place = [0.5, 0.5, 0.5]
         place[axis] = (index + 0.5) / count
         shown = plane_slice(volume, self.affine, plane, (place[0], place[1], place[2]))
@@ -102,22 +105,38 @@ class Comparison:
         return SeparableOperator(within)(SeparableOperator(only)(scan[None]))[0]
 
     def picture(self, plane: str, number: int, name: str) -> Path:
-        """A slice as a grey PNG on a black square, one size, scale in mm and window for all planes and names."""
+        """A slice as a PNG on a black square, of one size, scale in mm and grey window for all; an expected error in colours."""
         from PIL import Image
 
         path = self.folder / f"{plane}_{number}_{name}.png"
         if not path.exists():
             pixels, size = self.pixels(plane, number, name)
-            low, high = self.window
-            grey = np.rint(255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8)
+            shown = Image.fromarray(self._shades(pixels, name))
             side, per_mm = self._scale()
             width, height = (max(round(mm * per_mm), 1) for mm in size)
-            square = Image.new("L", (side, side))
-            shown = Image.fromarray(grey).resize((width, height), Image.Resampling.NEAREST)
+            square = Image.new(shown.mode, (side, side))
+            shown = shown.resize((width, height), Image.Resampling.NEAREST)
             square.paste(shown, ((side - width) // 2, (side - height) // 2))
             partial = path.with_suffix(f".{threading.get_ident()}")
             square.save(partial, "png")
             os.replace(partial, path)  # another request may be reading it
+        return path
+
+    def _shades(self, pixels: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.uint8]:
+        """Grey `(rows, columns)`, or the colours `(rows, columns, 3)` of an expected error."""
+        if name == ERROR and self.largest_error is not None:
+            return coloured(pixels, self.largest_error)
+        low, high = self.window
+        grey: npt.NDArray[np.uint8] = np.rint(255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8)
+        return grey
+
+    def colour_bar(self) -> Path | None:
+        """The bar of the expected error's colours as a PNG; None where there is no map of it."""
+        path = self.folder / "colour_bar.png"
+        if self.largest_error is None:
+            return None
+        if not path.exists():
+            draw_colour_bar(self.largest_error, path)
         return path
 
     def _scale(self) -> tuple[int, float]:
@@ -128,31 +147,3 @@ class Comparison:
         finest = float((extent / shape)[shape > 1].min())
         per_mm = max(round(LONG_SIDE * finest / longest), 1) / finest
         return round(longest * per_mm), per_mm
-
-
-def compare(scan: PathLike, result: PathLike, folder: PathLike) -> Comparison:
-    """Put a scan and its result of the same field of view where slices can be read from.
-
-    Raises:
-        ScanError: when one of them cannot be read.
-    """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sr, _ = load_scan(result, 2)
-    np.save(target / "sr.npy", plain(sr)[0].numpy())
-    middle = head_position(sr)
-    del sr
-    image, _ = load_scan(scan, 2)
-    voxels = plain(image)[0].numpy()
-    np.save(target / "input.npy", voxels)
-    planes = tuple(reversed(shown_planes(image)))
-    return Comparison(target, affine_of(image), planes, _window(voxels), middle)
-
-
-def _window(voxels: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.8, or all values where these are one; black is 0 where that is near."""
-    coarse = voxels[tuple(slice(None, None, -(-n // SAMPLES)) for n in voxels.shape)]
-    dark, bright = (float(np.percentile(coarse, q)) for q in (0.5, 99.8))
-    if bright <= dark:
-        dark, bright = float(voxels.min()), float(voxels.max())
-    return (0.0 if abs(dark) < 0.01 * bright else dark), bright

@@ -54,6 +54,7 @@ def network():
         for block in made.blocks:
             block.modulation.weight.normal_(0, 0.2)
             block.modulation.bias.normal_(0, 0.2)
+        made.noise.weight.normal_(0, 0.02)
     return made.eval()
 
 
@@ -184,21 +185,23 @@ def oblique(spacing, flips=(1, 1, 1)):
     return affine
 
 
-def by_python(network, path, folder, spacing=None, factor=None, thickness=None):
+def by_python(network, path, folder, spacing=None, factor=None, thickness=None, strength=0.0):
     """The file that the bundle's own components write."""
     scan = RobustScale()(LoadScan()(path))
     shape = target_shape(scan.shape[1:], [float(v) for v in scan.pixdim], spacing, factor)
     scan.meta["slice_width"] = thickness
-    result = AnyScaleInferer()(scan[None], network, shape)[0]
+    result = AnyScaleInferer(denoising_strength=strength)(scan[None], network, shape)[0]
     result = KeepBackground()(result, scan)
     image = RestoreIntensity()(result, scan)
     image.affine = rescaled_affine(scan.affine, scan.shape[1:], shape)
     return Path(SaveScan(folder)(image).meta["saved_to"])
 
 
-def sharpen(page, path, target, unit="factor", thickness=""):
+def sharpen(page, path, target, unit="factor", thickness="", strength="0"):
     page.set_input_files("#scan", path)
     page.locator("#target").fill(target)
+    page.locator("#more").evaluate("more => { more.open = true; }")
+    page.locator("#strength").fill(strength)
     page.locator("#thickness").fill(thickness)
     page.locator("#unit").select_option(unit)
     page.locator("#run").click()
@@ -270,6 +273,26 @@ def test_a_thickness_that_is_known_reaches_the_network(page, network, tmp_path):
     assert np.abs(theirs - results["unknown"]).max() > 2
     said = sharpen(page, path, "2", thickness="30")
     assert said == "scan.nii.gz: slice thickness must be in (0, 9.00] mm, got 30"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strength", "target"), [("0.5", (2, 2, 1)), ("1", (1.3, 1, 2.5))])
+def test_noise_is_taken_away_as_python_does(page, network, tmp_path, strength, target):
+    path = tmp_path / "scan.nii.gz"
+    rng = np.random.default_rng(3)
+    noisy = head((34, 30, 26)) + rng.normal(0, 30, (34, 30, 26))
+    page.goto(page.url.replace("most=9000", "most=25000"))  # two tiles
+    nib.save(nib.Nifti1Image(noisy.astype(np.float32), oblique((1, 1, 2))), path)
+    assert sharpen(page, path, " ".join(map(str, target)), strength=strength) == "Done."
+    assert page.locator("#strength_shown").inner_text() == strength
+    theirs = nib.load(saved(page, tmp_path)).get_fdata()
+    ours, kept = (
+        nib.load(by_python(network, path, tmp_path / f"s{s}", factor=target, strength=s)).get_fdata()
+        for s in (float(strength), 0.0)
+    )
+    taken = np.abs(ours - kept).max()
+    assert taken > 20
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=max(1e-3 * taken, 0.1))
 
 
 def damaged(folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from custom_components.app.bundles import find_bundles, first_choice, read_bundle
-from custom_components.app.command import Options, command, parse_factor, parse_spacing, shown_command
+from custom_components.app.command import Options, command, shown_command
 from custom_components.errors import ScanError
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,18 @@ def test_all_bundles_are_there():
 def test_stages_and_defaults_are_those_of_the_config():
     esrgan, recnn = read_bundle(ESRGAN), read_bundle(RECNN)
     assert dict(esrgan.stages) == {"psnr": ("2", "4", "8"), "gan": ("2", "4", "8")}
-    assert (esrgan.stage, esrgan.factor, esrgan.in_plane_only) == ("psnr", 2.0, True)
-    assert (dict(recnn.stages), recnn.stage, recnn.factor, recnn.in_plane_only) == ({}, "", 2.0, False)
-    assert (recnn.denoising_strength, read_bundle(ANY).denoising_strength) == (None, 0.0)
+    assert (esrgan.stage, esrgan.factor, esrgan.values["in_plane_only"]) == ("psnr", 2.0, True)
+    assert (dict(recnn.stages), recnn.stage, recnn.factor, recnn.values["in_plane_only"]) == ({}, "", 2.0, False)
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "bundles").iterdir()), ids=lambda path: path.name)
+def test_values_are_the_plain_ones_of_the_config(folder):
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    plain = {k: v for k, v in config.items() if not isinstance(v, (dict, list)) and not str(v).startswith("@")}
+    values = read_bundle(folder).values
+    assert plain.items() <= values.items()
+    assert set(values) <= set(config)
+    assert ("uncertainty" in values) == ("uncertainty" in config)
 
 
 def test_references_are_followed(tmp_path):
@@ -42,6 +51,7 @@ def test_references_are_followed(tmp_path):
     (folder / "inference.json").write_text('{"default_factor": "@a", "a": "@net::b", "net": {"b": 4}}')
     bundle = read_bundle(tmp_path / "bundle")
     assert (bundle.factor, bundle.title) == (4.0, "bundle")
+    assert dict(bundle.values) == {"default_factor": 4, "a": 4}
 
 
 def test_a_folder_without_bundles_is_refused(tmp_path):
@@ -56,69 +66,56 @@ def test_a_folder_without_bundles_is_refused(tmp_path):
         find_bundles(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", None),
-        ("  ", None),
-        ("1", (1.0,)),
-        ("0.8", (0.8,)),
-        ("1 1 2.5", (1.0, 1.0, 2.5)),
-        ("[1, 1, 0]", (1.0, 1.0, 0.0)),
-        ("1;1;2", (1.0, 1.0, 2.0)),
-    ],
-)
-def test_spacing_is_read_as_people_write_it(text, expected):
-    assert parse_spacing(text) == expected
-
-
-@pytest.mark.parametrize("text", ["a", "1 2", "1 1 1 1", "-1", "nan", "inf", "0", "0 0 0", "1,5 mm"])
-def test_other_spacing_is_refused(text):
-    with pytest.raises(ValueError, match=r"target spacing must be one number in mm or three such as 1 1 2\.5, got '"):
-        parse_spacing(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("", None), ("2", (2.0,)), ("1.5 1.5 3", (1.5, 1.5, 3.0)), ("[1,1,3.3]", (1.0, 1.0, 3.3))]
-)
-def test_a_factor_is_read_as_people_write_it(text, expected):
-    assert parse_factor(text) == expected
-
-
-@pytest.mark.parametrize("text", ["x2", "2 2", "0.5", "1 1 0", "nan", "inf", "-2"])
-def test_other_factors_are_refused(text):
-    with pytest.raises(ValueError, match=r"scale factor must be one number >= 1 or three such as 1 1 3, got '"):
-        parse_factor(text)
-
-
 def test_the_command_is_that_of_the_readme():
     shown = shown_command(read_bundle(ANY), Path("/private/IN"), Options())
     text = " ".join((ROOT / "README.md").read_text().replace("\\\n", " ").split())
     assert shown in text
 
 
+def added(folder, stage=None, factor=None, **values):
+    """Arguments that are more than those of nothing chosen."""
+    bundle = read_bundle(folder)
+    plain = command(bundle, "IN", "OUT", Options())
+    given = command(bundle, "IN", "OUT", Options(values, stage, factor))
+    assert given[: len(plain)] == plain
+    return given[len(plain) :]
+
+
 def test_only_what_was_chosen_is_added():
-    recnn, esrgan = read_bundle(RECNN), read_bundle(ESRGAN)
+    assert added(RECNN, in_plane_only=False) == []
+    assert added(RECNN, in_plane_only=True) == ["--in_plane_only", "True"]
+    assert added(ESRGAN, in_plane_only=False) == ["--in_plane_only", "False"]
+    assert added(RECNN, target_spacing=(1.0,), scale_factor=None) == ["--target_spacing", "1"]
+    assert added(RECNN, target_spacing=(1.0, 0.0, 2.5)) == ["--target_spacing", "[1,0,2.5]"]
+    assert added(RECNN, scale_factor=(1.5,)) == ["--scale_factor", "1.5"]
+    assert added(RECNN, scale_factor=(1.0, 1.0, 3.3)) == ["--scale_factor", "[1,1,3.3]"]
+    assert added(ANY, denoising_strength=0.0, uncertainty=False, self_ensemble=False) == []
+    assert added(ANY, denoising_strength=0.25) == ["--denoising_strength", "0.25"]
+    assert added(ANY, uncertainty=True, self_ensemble=True) == ["--uncertainty", "True", "--self_ensemble", "True"]
+    assert added(ANY, slice_thickness=2.4, known_acquisition=None) == ["--slice_thickness", "2.4"]
+    assert added(ANY, known_noise_std=0.0) == ["--known_noise_std", "0"]  # known to have none
+    assert added(ANY, known_noise_std=0.03, known_acquisition="box") == [
+        *("--known_noise_std", "0.03"),
+        *("--known_acquisition", "box"),
+    ]
 
-    def added(bundle, **chosen):
-        plain = command(bundle, "IN", "OUT", Options())
-        given = command(bundle, "IN", "OUT", Options(**chosen))
-        assert given[: len(plain)] == plain
-        return given[len(plain) :]
 
-    assert added(recnn, in_plane_only=False) == []
-    assert added(recnn, in_plane_only=True) == ["--in_plane_only", "True"]
-    assert added(recnn, target_spacing=(1.0,)) == ["--target_spacing", "1"]
-    assert added(recnn, target_spacing=(1.0, 0.0, 2.5)) == ["--target_spacing", "[1,0,2.5]"]
-    assert added(recnn, scale_factor=(1.5,)) == ["--scale_factor", "1.5"]
-    assert added(recnn, scale_factor=(1.0, 1.0, 3.3)) == ["--scale_factor", "[1,1,3.3]"]
-    with pytest.raises(ValueError, match="expected a target voxel size or a scale factor, got both"):
-        added(recnn, target_spacing=(1.0,), scale_factor=(2.0,))
-    assert added(recnn, denoising_strength=0.5) == []  # the slider of another bundle
-    assert added(read_bundle(ANY), denoising_strength=0.0) == []
-    assert added(read_bundle(ANY), denoising_strength=0.25) == ["--denoising_strength", "0.25"]
-    assert added(recnn, stage="gan", factor="4") == []  # left over from another bundle
-    assert added(esrgan, stage="psnr", factor="2", in_plane_only=True) == []
-    assert added(esrgan, stage="gan", factor="4") == ["--stage", "gan", "--network_factor", "4"]
+def test_what_a_bundle_has_no_id_of_is_left_out():
+    """Left over from another bundle."""
+    assert added(RECNN, denoising_strength=0.5, uncertainty=True, self_ensemble=True, slice_thickness=3.0) == []
+    assert added(RECNN, slice_thickness=3.0, known_acquisition="box") == ["--known_acquisition", "box"]
+    assert added(RECNN, stage="gan", factor="4") == []
+
+
+def test_stages_are_added_and_checked():
+    assert added(ESRGAN, stage="psnr", factor="2", in_plane_only=True) == []
+    assert added(ESRGAN, stage="gan", factor="4") == ["--stage", "gan", "--network_factor", "4"]
     with pytest.raises(ValueError, match=r"stage must be one of .*, got 'gan' at '3'"):
-        added(esrgan, stage="gan", factor="3")
+        added(ESRGAN, stage="gan", factor="3")
+
+
+def test_what_excludes_each_other_is_refused():
+    with pytest.raises(ValueError, match=r"^expected a target voxel size or a scale factor, got both$"):
+        added(RECNN, target_spacing=(1.0,), scale_factor=(2.0,))
+    with pytest.raises(ValueError, match=r"^expected a slice thickness or a protocol, which has its own, got both$"):
+        added(ANY, slice_thickness=3.0, known_acquisition="slice_profile")

@@ -273,7 +273,9 @@ def test_any_factor_by_the_bundle_that_is_offered_first(page, scan):
     give(page, scan)
     page.locator("#status .good").wait_for()
     page.locator("#scale input, #scale textarea").first.fill("1.25 1.5 1")
-    page.locator("#denoising input[type=number]").fill("0.5")
+    assert not page.locator("#denoising_strength").is_visible()
+    page.get_by_text("More options").click()
+    page.locator("#denoising_strength input[type=number]").fill("0.5")
     page.locator("#run").click()
     page.locator("#result").wait_for()
     assert "24x24x16 \u2192 30x36x16" in page.locator("#numbers").inner_text()
@@ -281,7 +283,58 @@ def test_any_factor_by_the_bundle_that_is_offered_first(page, scan):
     expected = "--scale_factor '[1.25,1.5,1]' --denoising_strength 0.5"
     assert until(lambda: expected in page.locator("#command").inner_text())
     choose(page, "RRLSRN")
-    page.locator("#denoising").wait_for(state="hidden")
+    page.locator("#denoising_strength").wait_for(state="hidden")
+    assert page.locator("#known_acquisition").is_visible()
+
+
+def test_the_expected_error_stands_beside_the_result(server, page, scan, tmp_path):
+    give(page, scan)
+    page.locator("#status .good").wait_for()
+    page.get_by_text("More options").click()
+    page.locator("#slice_thickness input, #slice_thickness textarea").first.fill("2.5 mm")
+    page.locator("#known_noise_std input, #known_noise_std textarea").first.fill("2")
+    page.locator("#uncertainty input").check()
+    page.locator("#known_acquisition input").click()
+    page.get_by_role("option", name="slices of a Gaussian profile").click()
+    page.locator("#run").click()
+    page.locator("#status .error").wait_for()
+    assert status(page) == "expected a slice thickness or a protocol, which has its own, got both"
+    page.locator("#slice_thickness input, #slice_thickness textarea").first.fill("")
+    page.locator("#run").click()
+    page.locator("#result").wait_for()
+    page.locator("#about_error").wait_for()
+    assert "standard deviation" in page.locator("#about_error").inner_text()
+    loaded = "imgs => imgs.length == 1 && imgs.every(i => i.complete && i.naturalWidth > 300)"
+    for part in ("error_bar", "error_0", "error_1", "error_2"):
+        assert until(lambda part=part: page.locator(f"#{part} img").evaluate_all(loaded)), part
+    number = page.locator("#slice_2 input[type=range]")
+    number.fill("5")
+    source = page.locator("#error_2 img")
+    assert until(lambda: source.get_attribute("src").endswith("axial_5_uncertainty.png"))
+    assert until(lambda: "axial_5_sr.png" in pictures(page, 2))
+    boxes = [page.locator(f"#{name}_2 img").first.bounding_box() for name in ("compare", "error")]
+    assert boxes[0]["x"] == pytest.approx(boxes[1]["x"], abs=2)
+    assert boxes[0]["width"] == pytest.approx(boxes[1]["width"], abs=2)
+
+    with page.expect_download() as caught:
+        page.locator("#download_error").click()
+    caught.value.save_as(tmp_path / "error.nii.gz")
+    assert caught.value.suggested_filename == "t1_sr_uncertainty.nii.gz"
+    error = nib.load(tmp_path / "error.nii.gz")
+    assert error.shape == (48, 48, 32)
+    assert error.get_fdata().min() >= 0 and error.get_fdata().max() > 0
+    page.get_by_text("The same on the command line").click()
+    expected = "--known_acquisition slice_profile --known_noise_std 0.02 --uncertainty True"
+    assert until(lambda: expected in page.locator("#command").inner_text())
+
+    page.locator("#uncertainty input").uncheck()
+    page.locator("#run").click()
+    page.locator("#status progress").first.wait_for()
+    page.locator("#result").wait_for()
+    assert until(lambda: not page.locator("#error_2").is_visible() and not page.locator("#error_bar").is_visible())
+    assert not page.locator("#download_error").is_visible()
+    page.close()
+    assert until(lambda: server.files() == [], 90)
 
 
 def test_a_run_is_cancelled(server, page, scan):
@@ -301,7 +354,7 @@ def test_a_picture_by_a_stage_that_needs_a_warning(page, tmp_path):
     assert not page.locator("#stage").is_visible()
     choose(page, "ESRGAN")
     page.locator("#stage").wait_for()
-    assert page.locator("#in_plane input").is_checked()
+    assert page.locator("#in_plane_only input").is_checked()
     assert not page.locator("#warning").is_visible()
     page.locator("#stage").get_by_label("gan").check()
     page.locator("#warning").wait_for()

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from custom_components.acquisition import interpolation_operator
-from custom_components.app.views import SIDES, compare
+from custom_components.app.loading import compare
+from custom_components.app.maps import coloured
+from custom_components.app.views import SIDES
 from custom_components.errors import ScanError
 from custom_components.transforms.picture import write_png
 
@@ -110,6 +112,29 @@ def test_pictures_have_one_grey_window(pair):
         assert grey[-1, -1] == round(255 * float(bright[-1, -1]))
 
 
+@pytest.mark.parametrize(("axes", "flips"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))])
+def test_the_expected_error_lies_on_the_result(pair, tmp_path, write_nifti, axes, flips):
+    paths, _ = pair(axes, flips)
+    high = nib.load(paths[1])
+    rng = np.random.default_rng(1)
+    error = write_nifti("error.nii.gz", rng.random(high.shape).astype(np.float32), high.affine)
+    shown = compare(*paths, tmp_path / "with_error", error)
+    assert shown.largest_error == pytest.approx(np.percentile(nib.load(error).get_fdata(), 99.5), rel=1e-5)
+    for plane in shown.planes:
+        pixels = shown.pixels(plane, 2, "uncertainty")[0]
+        np.testing.assert_allclose(pixels, oracle(error, plane, 2), rtol=1e-6)
+        picture, beside = (grey_levels(shown.picture(plane, 2, name)) for name in ("uncertainty", "sr"))
+        assert picture.shape == (*beside.shape, 3)
+        side = beside.shape[0]
+        step = side // 2  # the middle of the square is the middle of the slice
+        row, column = (int(n * (0.5 - 1e-9)) for n in pixels.shape)
+        around = coloured(pixels[row : row + 2, column : column + 2], shown.largest_error).reshape(-1, 3)
+        assert (picture[step - 1, step - 1] == around).all(1).any()
+    bar = shown.colour_bar()
+    assert bar is not None and bar.parent == shown.folder
+    assert grey_levels(bar).ndim == 3
+
+
 def test_the_first_slice_is_the_middle_of_the_head(tmp_path, write_nifti):
     volume = np.zeros((10, 10, 10), np.int16)
     volume[1:3, 4:6, 7:9] = 100
@@ -140,8 +165,11 @@ def test_a_single_slice_has_one_plane(pair):
 
 def test_what_is_not_there_is_refused(pair, tmp_path):
     paths, shown = pair()
-    with pytest.raises(ValueError, match=r"expected sr, input or spline in .*, got 'hr' in 'axial'"):
+    with pytest.raises(ValueError, match=r"expected one of \('spline', 'input', 'sr'\) in .*, got 'hr' in 'axial'"):
         shown.pixels("axial", 1, "hr")
+    with pytest.raises(ValueError, match="got 'uncertainty' in 'axial'"):
+        shown.pixels("axial", 1, "uncertainty")
+    assert shown.colour_bar() is None
     for number in (0, 9):
         with pytest.raises(ValueError, match=rf"expected a slice from 1 to 8, got {number}"):
             shown.pixels("axial", number, "sr")

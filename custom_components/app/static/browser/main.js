@@ -33,7 +33,7 @@ function numbers(text, what, counts) {
 function wishes() {
   const unit = $("unit").value, values = numbers($("target").value, "target must be one number or three such as 1 1 4", [1, 3]);
   const [thickness = null] = numbers($("thickness").value, "slice thickness must be one number in mm or empty", [0, 1]);
-  return { wish: { unit, values }, thickness };
+  return { wish: { unit, values }, thickness, strength: Number($("strength").value) };
 }
 
 function take(given) {
@@ -111,6 +111,7 @@ function show({ file: bytes, before, after, window, backend, seconds }) {
 }
 
 $("scan").onchange = ({ target }) => take(target.files[0] ?? null);
+$("strength").oninput = ({ target }) => ($("strength_shown").value = target.value);
 $("run").onclick = run;
 $("cancel").onclick = () => {
   stop();

@@ -18,14 +18,14 @@ class Network {
     Object.assign(this, { ort, session, name });
   }
 
-  /** Coefficients `(count, X, Y, Z)` of an image `(X, Y, Z)`, with the last axis fastest. */
-  async run(image, size, known) {
+  /** Coefficients `(count, X, Y, Z)` of an image `(X, Y, Z)`, with the last axis fastest, and its noise where that is asked for. */
+  async run(image, size, known, withNoise = false) {
     const feeds = {
       image: new this.ort.Tensor("float32", image, [1, 1, ...size]),
       condition: new this.ort.Tensor("float32", known, [1, known.length]),
     };
-    const { detail } = await this.session.run(feeds, ["detail"]);
-    return { data: detail.data, count: detail.dims[1] };
+    const { detail, noise } = await this.session.run(feeds, withNoise ? ["detail", "noise"] : ["detail"]);
+    return { data: detail.data, count: detail.dims[1], noise: noise?.data };
   }
 
   /** Voxels that a tile needs beside its own, on each side. */

@@ -6,6 +6,7 @@ import { emptyVoxels, limitsOf, restorer } from "./intensity.js";
 import { condition } from "./network.js";
 
 const MOST_VOXELS = 500_000; // of a tile with its halo: 128 MB of coefficients, which is what a GPU buffer holds
+const SPLINE_REACH = 8; // LR voxels around a tile whose noise is known: what lies beyond has weights below 1e-4 in the spline
 
 /** Tiles per axis, so that one with its halo has at most `most` voxels and the least is computed twice. */
 export function tiling(shape, halo, most = MOST_VOXELS) {
@@ -32,6 +33,16 @@ function boxOf({ values, shape }, lows, highs, [black, white]) {
   return [out, size];
 }
 
+/** Take a part of the noise, known in a box of its own from `from` on, away from an image `(X, Y, Z)` that begins at `lows`; in place. */
+function takeAway(image, size, lows, noise, noiseSize, from, strength) {
+  let to = 0;
+  const place = (i, axis) => i + lows[axis] - from[axis], inside = (i, axis) => i >= 0 && i < noiseSize[axis];
+  for (let x = place(0, 0), i = 0; i < size[0]; i++, x++)
+    for (let y = place(0, 1), j = 0; j < size[1]; j++, y++)
+      for (let z = place(0, 2), k = 0; k < size[2]; k++, z++, to++)
+        if (inside(x, 0) && inside(y, 1) && inside(z, 2)) image[to] -= strength * noise[(x * noiseSize[1] + y) * noiseSize[2] + z];
+}
+
 /** Whether all LR voxels in which HR voxels of a tile lie are empty. */
 function allEmpty(mask, shape, lows, highs) {
   for (let z = lows[2]; z < highs[2]; z++)
@@ -43,10 +54,11 @@ function allEmpty(mask, shape, lows, highs) {
 /**
  * Voxels of `target` over the extent of `scan`, in its voxel type and with the first axis fastest.
  *
- * `widths`: of the slice profile in LR voxels per axis, null where not known; `progress(done, total)` is called after each tile.
+ * `widths`: of the slice profile in LR voxels per axis, null where not known; `strength`: part of the noise that is taken away, 0 to 1;
+ * `progress(done, total)` is called after each tile.
  */
-export async function sharpen(scan, target, network, { widths = [null, null, null], most, progress = () => {} } = {}) {
-  const { shape } = scan, halo = await network.halo(), limits = limitsOf(scan), restore = restorer(scan, limits);
+export async function sharpen(scan, target, network, { widths = [null, null, null], strength = 0, most, progress = () => {} } = {}) {
+  const { shape } = scan, halo = (await network.halo()) + (strength ? SPLINE_REACH : 0), limits = limitsOf(scan), restore = restorer(scan, limits);
   const known = condition(shape, target, scan.spacing, widths), mask = emptyVoxels(scan);
   const result = arrayOf(scan.type, target[0] * target[1] * target[2]), splines = shape.map((n, i) => splineMatrix(n, target[i]));
   const nearest = shape.map((n, i) => Int32Array.from({ length: target[i] }, (_, j) => Math.min(Math.floor(((j + 0.5) * n) / target[i]), n - 1)));
@@ -68,12 +80,13 @@ export async function sharpen(scan, target, network, { widths = [null, null, nul
     let base, detail;
     if (!empty) {
       const lows = cells.map(([low]) => Math.max(low - halo, 0)), highs = cells.map(([, high], i) => Math.min(high + halo, shape[i]));
-      const [image, size] = boxOf(scan, lows, highs, limits), { data, count } = await network.run(image, size, known), taps = Math.round(Math.cbrt(count));
+      const [image, size] = boxOf(scan, lows, highs, limits), { data, count, noise } = await network.run(image, size, known, strength > 0), taps = Math.round(Math.cbrt(count));
       averages[taps] ??= shape.map((n, i) => cellAverageMatrix(n, target[i], taps - 1));
       const rows = (matrices) => matrices.map((m, i) => m.slice(starts[i], ends[i]));
       detail = contractAll(data, size, rows(averages[taps]), lows, taps);
       const reached = splines.map((m, i) => reach(m, starts[i], ends[i]));
       const [box, boxSize] = boxOf(scan, reached.map((r) => r[0]), reached.map((r) => r[1]), limits);
+      if (strength) takeAway(box, boxSize, reached.map((r) => r[0]), noise, size, lows, strength);
       base = contractAll(box, boxSize, rows(splines), reached.map((r) => r[0]));
     }
     let from = 0;

@@ -25,7 +25,7 @@ function widthsOf(scan, thickness) {
   return widths;
 }
 
-async function work({ bytes, wish, thickness, options }) {
+async function work({ bytes, wish, thickness, strength, options }) {
   const start = performance.now(), say = (text) => postMessage({ kind: "step", text });
   say("reads the scan");
   const scan = await readNifti(new Uint8Array(bytes));
@@ -34,7 +34,7 @@ async function work({ bytes, wish, thickness, options }) {
   const folder = new URL("ort/", import.meta.url).href;
   network ??= await openNetwork(ort, await fetched(options.model), { folder, ...options });
   const progress = (done, total) => postMessage({ kind: "progress", done, total });
-  const result = await sharpen(scan, target, network, { widths, most: options.most, progress });
+  const result = await sharpen(scan, target, network, { widths, strength, most: options.most, progress });
   say("writes the result");
   const affine = rescaledAffine(scan.affine, scan.shape, target), file = await writeNifti(scan, target, affine, result);
   const before = { shape: scan.shape, affine: scan.affine, values: scan.values }, after = { shape: target, affine, values: result };
