@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,10 +49,15 @@ class Protocol:
         return (centred_positions if self.alignment == "centre" else corner_positions)(n_in, n_out)
 
     def width(self, factor: float) -> float | None:
-        """Full width at half maximum of the blur in LR voxels of `factor` HR voxels; None where there is no blur."""
+        """Width of the blur in LR voxels of `factor` HR voxels, None where there is no blur: that of a Gaussian of equal variance.
+
+        It is the full width at half maximum for a Gaussian, and 0.68 of the thickness for a box, which blurs that much less.
+        """
         if self.blur == "none":
             return None
-        return self.sigma * FWHM_PER_SIGMA / factor if self.thickness is None else self.thickness
+        if self.thickness is None:
+            return self.sigma * FWHM_PER_SIGMA / factor
+        return self.thickness * (FWHM_PER_SIGMA / math.sqrt(12) if self.blur == "box" else 1.0)
 
     def matrix(self, n: int, positions: torch.Tensor, factor: float, thickness: float | None = None) -> torch.Tensor:
         """Blur and sampling of one axis, `(len(positions), n)` float64.

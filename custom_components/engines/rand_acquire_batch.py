@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Randomizable
+from torch import nn
 
 from ..acquisition import Protocol, SeparableOperator, add_rician_noise, interpolation_operator
-from ..networks.any_scale import acquisition_condition
+from ..networks.acquisition_estimator import WIDTHS
+from ..networks.any_scale import ESTIMATED_OF_PATCH, acquisition_condition
 from ..tensors import plain
 
 Range = tuple[float, float]
@@ -25,8 +27,9 @@ class RandAcquireBatch(Randomizable):
     each other, so that a patch is like a small volume, and turned or mirrored at random.
 
     A part of what is drawn is told to the network (see `custom_components.networks.acquisition_condition`): voxel size always, the
-    width of the slice profile with the probability `known_prob` and the noise with `noise_known_prob`, each by itself. A profile
-    that is told seldom is the one that the network assumes where nothing is known.
+    width of the slice profile with the probability `known_prob` and the noise with `noise_known_prob`, each by itself. What is not
+    told of a width, an `estimator` estimates from the LR patch with the probability `estimated_prob`, and the network learns how
+    far to trust it. The profile that is neither told nor estimated is the one that it assumes where nothing is known.
 
     It goes on from batch to batch with the random state of `set_random_state`. Without one, each batch takes a seed from torch's,
     which `custom_components.handlers.TrainingState` sets in each epoch: a run that was killed goes on as it would have.
@@ -42,6 +45,9 @@ class RandAcquireBatch(Randomizable):
         noise_prob: probability of noise.
         known_prob: probability that the width of the profile is told, one number or one per profile.
         noise_known_prob: probability that the noise is told.
+        estimator: gives widths as `custom_components.networks.AcquisitionEstimator` does; it is put into evaluation mode, without
+            gradients. None: nothing is estimated.
+        estimated_prob: probability that a width which is not told is estimated, one number or one per profile.
         size: largest LR patch, voxels per axis.
         margin: voxels on each side of the HR patch for the blur, cut off.
 
@@ -60,6 +66,8 @@ class RandAcquireBatch(Randomizable):
         noise_prob: float = 0.0,
         known_prob: float | Sequence[float] = 0.7,
         noise_known_prob: float = 0.7,
+        estimator: nn.Module | None = None,
+        estimated_prob: float | Sequence[float] = 1.0,
         size: int = 24,
         margin: int = 8,
     ) -> None:
@@ -70,9 +78,9 @@ class RandAcquireBatch(Randomizable):
             if not values or (weights is not None and len(weights) != len(values)):
                 given = "no weights" if weights is None else f"{len(weights)} weights"
                 raise ValueError(f"expected {name} and one weight for each, got {len(values)} and {given}")
-        told = list(known_prob) if isinstance(known_prob, Sequence) else [known_prob] * len(profiles)
-        if len(told) != len(profiles) or not all(0 <= p <= 1 for p in [*told, noise_known_prob]):
-            raise ValueError(f"known_prob must be in [0, 1], one or one per profile, got {known_prob}")
+        told = _per_profile("known_prob", known_prob, len(profiles))
+        estimated = _per_profile("estimated_prob", estimated_prob, len(profiles))
+        _per_profile("noise_known_prob", noise_known_prob, 1)
         for kind in scale_factors:
             for low, high in map(_ends, kind if _is_per_axis(kind) else [kind]):
                 if not 1 <= low <= high < math.inf:
@@ -82,7 +90,8 @@ class RandAcquireBatch(Randomizable):
         self.scale_factors, self.scale_weights = list(scale_factors), scale_weights
         self.profiles, self.profile_weights = [dict(p) for p in profiles], profile_weights
         self.noise_std, self.noise_prob = noise_std, noise_prob
-        self.known_prob, self.noise_known_prob = told, noise_known_prob
+        self.known_prob, self.noise_known_prob, self.estimated_prob = told, noise_known_prob, estimated
+        self.estimator = None if estimator is None else estimator.eval().requires_grad_(False)
         self.size, self.margin = size, margin
         self._follows_torch = True
 
@@ -105,14 +114,15 @@ class RandAcquireBatch(Randomizable):
             return [self._value(kind[i]) for i in self.R.permutation(3)]
         return [self._value(kind)] * 3
 
-    def _protocol(self) -> tuple[Protocol, float]:
-        """A protocol, and the probability that its width is told."""
-        drawn, known_prob = self._pick(list(zip(self.profiles, self.known_prob, strict=True)), self.profile_weights)
+    def _protocol(self) -> tuple[Protocol, float, float]:
+        """A protocol, and the probabilities that its width is told, and estimated where it is not."""
+        kinds = list(zip(self.profiles, self.known_prob, self.estimated_prob, strict=True))
+        drawn, known_prob, estimated_prob = self._pick(kinds, self.profile_weights)
         drawn = dict(drawn)
         for name in ("sigma", "thickness"):
             if drawn.get(name) is not None:
                 drawn[name] = self._value(drawn[name])
-        return Protocol(**drawn), known_prob
+        return Protocol(**drawn), known_prob, estimated_prob
 
     def _turned(self, hr: torch.Tensor, spacing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A cube `(1, 1, *spatial)` and its voxel size, turned or mirrored to one of 48 orientations."""
@@ -122,9 +132,9 @@ class RandAcquireBatch(Randomizable):
 
     def _acquired(
         self, hr: torch.Tensor, lr_shape: Sequence[int], shape: Sequence[int], spacing: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One patch `(1, 1, *spatial)` with margin to LR without noise, with noise, and its condition."""
-        (protocol, known_prob), m = self._protocol(), self.margin
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+        """One patch `(1, 1, *spatial)` with margin to LR without noise, with noise, its condition, and whether to estimate."""
+        (protocol, known_prob, estimated_prob), m = self._protocol(), self.margin
         factors = [b / a for a, b in zip(lr_shape, shape, strict=True)]
         matrices: list[torch.Tensor | None] = []
         for axis, (n, f) in enumerate(zip(lr_shape, factors, strict=True)):
@@ -145,7 +155,20 @@ class RandAcquireBatch(Randomizable):
             [protocol.width(f) if width_known else None for f in factors],
             std if noise_known else None,
         )
-        return clean, noisy, condition
+        return clean, noisy, condition, self.estimator is not None and self.R.random_sample() < estimated_prob
+
+    def _estimate(self, noisy: torch.Tensor, condition: torch.Tensor, wanted: Sequence[bool]) -> torch.Tensor:
+        """Conditions `(B, 14)`, with estimates where a width is not told and one is wanted."""
+        if self.estimator is None or not any(wanted):
+            return condition
+        self.estimator.to(noisy.device)  # no module of the engine that would move it
+        with torch.no_grad(), torch.autocast(noisy.device.type, enabled=False):
+            widths = self.estimator(noisy.float(), condition[:, 0:12:4].exp2())[:, :3].clamp(*WIDTHS)
+        rows = torch.tensor(wanted, device=condition.device)[:, None]
+        missing = rows & (condition[:, 3:12:4] == 0) & (condition[:, 0:12:4] > 0)
+        condition[:, 2:12:4] = condition[:, 2:12:4].where(~missing, widths)
+        condition[:, 3:12:4] = condition[:, 3:12:4].where(~missing, ESTIMATED_OF_PATCH)
+        return condition
 
     def __call__(
         self,
@@ -180,15 +203,24 @@ class RandAcquireBatch(Randomizable):
         made = [
             self._acquired(x, lr_shape, shape, spacing) for x, (_, spacing) in zip(hr.split(1), turned, strict=True)
         ]
-        clean, noisy = (torch.cat([sample[i] for sample in made]) for i in range(2))
+        clean_patches, noisy_patches, conditions, estimated = zip(*made, strict=True)
+        clean, noisy = torch.cat(clean_patches), torch.cat(noisy_patches)
         noise = noisy - clean
         grid = interpolation_operator(lr_shape, shape)
         noise = grid(noise) if bool(noise.any()) else noise.new_zeros(len(noise), 1, *shape)
         inside = (slice(None), slice(None), *(slice(self.margin, self.margin + n) for n in shape))
         target = torch.cat([hr[inside], noise], 1)
-        condition = torch.stack([sample[2] for sample in made]).to(hr.device)
+        condition = self._estimate(noisy, torch.stack(conditions).to(hr.device), estimated)
         lr = noisy.contiguous(memory_format=torch.channels_last_3d)
         return lr, target, (), {"shape": tuple(shape), "condition": condition}
+
+
+def _per_profile(name: str, given: float | Sequence[float], count: int) -> list[float]:
+    """Probabilities, one per profile."""
+    values = list(given) if isinstance(given, Sequence) else [given] * count
+    if len(values) != count or not all(0 <= p <= 1 for p in values):
+        raise ValueError(f"{name} must be in [0, 1], one or one per profile, got {given}")
+    return values
 
 
 def _is_per_axis(kind: Any) -> bool:

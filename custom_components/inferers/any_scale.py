@@ -10,7 +10,7 @@ from monai.data.utils import affine_to_spacing
 from torch import Tensor
 
 from ..acquisition import interpolation_operator
-from ..networks.any_scale import AnyScaleSR, PlainResidual, acquisition_condition
+from ..networks.any_scale import TOLD, AnyScaleSR, PlainResidual, acquisition_condition
 from ..networks.wrapping import unwrapped
 from ..tensors import plain
 from .cell_reader import CellReader
@@ -32,8 +32,8 @@ class AnyScaleInferer(ExactInferer):
     of the result, while a spline is interpolated.
 
     What is known of the acquisition comes from the meta data of the scan: `affine`, and where there are, `slice_width`, the full
-    width at half maximum of the slice profile in LR voxels per axis (None where it is not known), and `noise_std` on the [0, 1]
-    scale.
+    width at half maximum of the slice profile in LR voxels per axis (None where it is not known), with `slice_width_certainty`
+    (see `custom_components.networks.acquisition_condition`), and `noise_std` on the [0, 1] scale.
 
     Args:
         memory_gib: working memory in GiB for convolutions and what is read off of them, beside network, input and result; one LR
@@ -150,7 +150,8 @@ def _condition(inputs: Tensor, shape: Sequence[int]) -> Tensor:
     meta = getattr(inputs, "meta", {})
     factors = [m / n for m, n in zip(shape, inputs.shape[2:], strict=True)]
     spacing = [float(s) for s in affine_to_spacing(meta["affine"])] if "affine" in meta else [1.0] * 3
-    return acquisition_condition(factors, spacing, meta.get("slice_width"), meta.get("noise_std"))
+    certainty = meta.get("slice_width_certainty", (TOLD,) * 3)
+    return acquisition_condition(factors, spacing, meta.get("slice_width"), meta.get("noise_std"), certainty)
 
 
 def _reading(plan: Plan, window: Sequence[Extent], cells: CellReader, result: Tensor, memory: int) -> Program:

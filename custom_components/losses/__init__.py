@@ -1,5 +1,6 @@
 """Training losses; each is a function and a thin module."""
 
+from .acquisition import AcquisitionLoss, acquisition_loss
 from .charbonnier import CharbonnierLoss, charbonnier_loss
 from .composite import CompositeLoss
 from .gradient_difference import GradientDifferenceLoss, gradient_difference_loss
@@ -27,6 +28,7 @@ from .total_variation import TotalVariationLoss, total_variation_loss
 from .triplet import TripletLoss, triplet_loss
 
 __all__ = [
+    "AcquisitionLoss",
     "CharbonnierLoss",
     "CompositeLoss",
     "DetailLoss",
@@ -44,6 +46,7 @@ __all__ = [
     "TotalVariationLoss",
     "TripletLoss",
     "VGGPerceptualLoss",
+    "acquisition_loss",
     "charbonnier_loss",
     "detail_loss",
     "discriminator_loss",

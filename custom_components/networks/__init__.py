@@ -1,8 +1,10 @@
 """Super-resolution networks; each maps `(B, C, *spatial)` to `(B, 1, *(scale * spatial))`, with scale 1 on the HR grid.
 
-But for `Discriminator`, which maps HR images to logits, and `VGG19`, whose features losses compare.
+But for `Discriminator`, which maps HR images to logits, `VGG19`, whose features losses compare, and `AcquisitionEstimator`, which
+says how a scan was acquired.
 """
 
+from .acquisition_estimator import AcquisitionEstimator
 from .any_scale import AnyScaleSR, acquisition_condition
 from .dcsrn import DCSRN
 from .discriminator import Discriminator
@@ -20,6 +22,7 @@ __all__ = [
     "RRLSRN",
     "SRCNN",
     "VGG19",
+    "AcquisitionEstimator",
     "AnyScaleSR",
     "Discriminator",
     "ProgressiveRRDBNet",

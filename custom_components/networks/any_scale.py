@@ -10,9 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..acquisition import SeparableOperator, cell_average_matrix, interpolation_operator, sub_voxel_matrix
+from ..acquisition import (
+    Protocol,
+    SeparableOperator,
+    cell_average_matrix,
+    interpolation_operator,
+    sub_voxel_matrix,
+)
 
 NOISE_UNIT = 0.03  # of the [0, 1] scale: a noise level of 3 % is 1 to the network
+TOLD, ESTIMATED, ESTIMATED_OF_PATCH = 1.0, 0.75, 0.5  # how sure a width is, as networks are told
 CONDITIONS = 14
 
 
@@ -21,29 +28,33 @@ def acquisition_condition(
     spacing: Sequence[float],
     thickness: Sequence[float | None] | None = None,
     noise_std: float | None = None,
+    certainty: Sequence[float] = (TOLD, TOLD, TOLD),
 ) -> torch.Tensor:
     """What is known of an acquisition, as the network takes it: `(14,)` float32.
 
     Args:
         scale_factor: HR voxels per LR voxel on each of the 3 axes, >= 1.
         spacing: LR voxel size in mm.
-        thickness: full width at half maximum of the slice profile in LR voxels, None where it is not known.
+        thickness: full width at half maximum of the slice profile in LR voxels, None where it is not known. For another than a
+            Gaussian, that of a Gaussian of equal variance (`custom_components.acquisition.Protocol.width`).
         noise_std: standard deviation of the scan's noise, in units of the [0, 1] scale; None: not known.
+        certainty: of the thickness on each axis: 1 where it was told, 0.75 where it was estimated from the scan, 0.5 from a patch.
 
     Raises:
         ValueError: on a wrong number of values, a factor below 1, or a size that is not positive.
     """
     widths = [None] * 3 if thickness is None else list(thickness)
-    if not len(scale_factor) == len(spacing) == len(widths) == 3:
-        raise ValueError(
-            f"expected 3 values per axis, got {len(scale_factor)} factors, {len(spacing)} sizes, {len(widths)} widths"
+    if not len(scale_factor) == len(spacing) == len(widths) == len(certainty) == 3:
+        counts = (
+            f"{len(scale_factor)} factors, {len(spacing)} sizes, {len(widths)} widths, {len(certainty)} certainties"
         )
+        raise ValueError(f"expected 3 values per axis, got {counts}")
     if not all(f >= 1 for f in scale_factor) or not all(0 < s < math.inf for s in spacing):
         raise ValueError(f"expected factors >= 1 and sizes > 0, got {list(scale_factor)} and {list(spacing)}")
     values: list[float] = []
-    for factor, size, width in zip(scale_factor, spacing, widths, strict=True):
+    for factor, size, width, sure in zip(scale_factor, spacing, widths, certainty, strict=True):
         known = width is not None and factor > 1
-        values += [math.log2(factor), math.log2(size), float(width or 0) if known else 0.0, float(known)]
+        values += [math.log2(factor), math.log2(size), float(width or 0) if known else 0.0, sure if known else 0.0]
     values += [0.0 if noise_std is None else noise_std / NOISE_UNIT, float(noise_std is not None)]
     return torch.tensor(values, dtype=torch.float32)
 
@@ -78,13 +89,42 @@ def _frozen(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv3d:
     return layer
 
 
-class _ConditionedBlock(nn.Module):
-    """Residual block whose first features are scaled and shifted by the condition: `(B, C, X, Y, Z)` to the same shape."""
+class _MixedConv3d(nn.Conv3d):
+    """Convolution of size 3 by a sum of kernels, of which all but the first are weighted by what the condition says."""
 
-    def __init__(self, num_filters: int, num_features: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_features: int, num_kernels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self.variants = nn.ParameterList(nn.Parameter(torch.zeros_like(self.weight)) for _ in range(num_kernels - 1))
+        self.shares = nn.Linear(num_features, num_kernels - 1, bias=False) if num_kernels > 1 else None
+
+    def kernels(self, told: torch.Tensor) -> list[torch.Tensor]:
+        """The kernel for each condition `(B, num_features)`, or one for all where there are no variants."""
+        if self.shares is None:
+            return [self.weight]
+        return [
+            self.weight + sum(share * variant for share, variant in zip(shares, self.variants, strict=True))
+            for shares in self.shares(told).float()
+        ]
+
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Map `(B, C, X, Y, Z)` and features of its conditions `(B, num_features)` to `(B, C', X, Y, Z)`."""
+        return _convolved(x, self.kernels(told), self.bias)
+
+
+def _convolved(x: torch.Tensor, kernels: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
+    """Each sample `(1, C, X, Y, Z)` of the batch by its kernel, or all by one."""
+    samples = x.split(1) if len(kernels) > 1 else [x]
+    pairs = zip(samples, kernels, strict=True)
+    return torch.cat([functional.conv3d(sample, kernel, bias, padding=1) for sample, kernel in pairs])
+
+
+class _ConditionedBlock(nn.Module):
+    """Residual block whose kernels are mixed, and first features scaled and shifted, by the condition; shapes stay."""
+
+    def __init__(self, num_filters: int, num_features: int, num_kernels: int) -> None:
         super().__init__()
-        self.first = nn.Conv3d(num_filters, num_filters, 3, padding=1)
-        self.second = nn.Conv3d(num_filters, num_filters, 3, padding=1)
+        self.first = _MixedConv3d(num_filters, num_filters, num_features, num_kernels)
+        self.second = _MixedConv3d(num_filters, num_filters, num_features, num_kernels)
         self.modulation = nn.Linear(num_features, 2 * num_filters)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -93,15 +133,16 @@ class _ConditionedBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         gain, shift = self.modulation(told)[:, :, None, None, None].chunk(2, 1)
-        y: torch.Tensor = self.second(functional.relu(self.first(x) * (1 + gain) + shift))
+        y: torch.Tensor = self.second(functional.relu(self.first(x, told) * (1 + gain) + shift), told)
         return x + y
 
     def folded(self, told: torch.Tensor) -> nn.Sequential:
         """The residual branch for one condition `(1, num_features)`, as plain convolutions."""
         gain, shift = self.modulation(told)[0].chunk(2)
-        weight, bias = _weights(self.first)
+        (weight,), bias = self.first.kernels(told), _weights(self.first)[1]
         first = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
-        return nn.Sequential(first, nn.ReLU(inplace=True), _frozen(*_weights(self.second)))
+        (weight,), bias = self.second.kernels(told), _weights(self.second)[1]
+        return nn.Sequential(first, nn.ReLU(inplace=True), _frozen(weight, bias))
 
 
 class PlainResidual(nn.Module):
@@ -137,14 +178,17 @@ class AnyScaleSR(nn.Module):
     any part may be taken away. :math:`\hat v` is the logarithm of the expected squared error in the LR voxel (see
     `custom_components.losses.ErrorLikelihoodLoss`); no gradient of it goes into the features.
 
-    What is known of the acquisition scales and shifts the features of each block (FiLM: E. Perez et al., 2018,
-    arXiv:1709.07871). For one scan it is constant, and goes into the weights: see `folded`.
+    What is known of the acquisition mixes the kernels (B. Yang et al., CondConv, 2019, arXiv:1904.04971) and scales and shifts the
+    features of each block (FiLM: E. Perez et al., 2018, arXiv:1709.07871). For one scan it is constant, and goes into the weights,
+    so that neither costs anything: see `folded`. Features of a condition are the difference from those of a reference, a factor of
+    2 to voxels of 1 mm by a Gaussian of one of these, without noise: there the first kernels are alone.
 
     Args:
         num_filters: filters of each convolution.
         num_blocks: residual blocks of two convolutions of size 3.
         degree: of the polynomials; 3 can represent all values up to a factor of 4.
         num_features: width of the two layers that read the condition.
+        num_kernels: kernels of each layer's mixture; 1: the same kernel for all conditions.
 
     Shape:
         `(B, 1, X, Y, Z)` in [0, 1], a shape of three HR sizes and a condition `(B, 14)` to `(B, 3, *shape)`: the result at strength
@@ -159,24 +203,45 @@ class AnyScaleSR(nn.Module):
         torch.Size([1, 3, 12, 10, 12])
     """
 
-    def __init__(self, num_filters: int = 48, num_blocks: int = 4, degree: int = 3, num_features: int = 64) -> None:
+    def __init__(
+        self,
+        num_filters: int = 48,
+        num_blocks: int = 4,
+        degree: int = 3,
+        num_features: int = 64,
+        num_kernels: int = 1,
+    ) -> None:
         super().__init__()
-        if min(num_filters, num_blocks, num_features) < 1 or degree < 0:
-            given = f"{num_filters}, {num_blocks}, {num_features} and {degree}"
-            raise ValueError(f"num_filters, num_blocks and num_features must be >= 1 and degree >= 0, got {given}")
+        counts = (num_filters, num_blocks, num_features, num_kernels)
+        if min(counts) < 1 or degree < 0:
+            raise ValueError(
+                "num_filters, num_blocks, num_features and num_kernels must be >= 1 and degree >= 0, "
+                f"got {', '.join(map(str, counts))} and {degree}"
+            )
         self.degree = degree
         self.condition = nn.Sequential(
             nn.Linear(CONDITIONS, num_features), nn.ReLU(), nn.Linear(num_features, num_features), nn.ReLU()
         )
         self.head = nn.Conv3d(1, num_filters, 3, padding=1)
-        self.blocks = nn.ModuleList(_ConditionedBlock(num_filters, num_features) for _ in range(num_blocks))
-        self.detail = nn.Conv3d(num_filters, (degree + 1) ** 3, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            _ConditionedBlock(num_filters, num_features, num_kernels) for _ in range(num_blocks)
+        )
+        self.detail = _MixedConv3d(num_filters, (degree + 1) ** 3, num_features, num_kernels)
         self.noise = nn.Conv3d(num_filters, 1, 3, padding=1)
         self.error = nn.Conv3d(num_filters, 1, 3, padding=1)
+        width = Protocol().width(2)
+        self.register_buffer(
+            "reference", acquisition_condition([2] * 3, [2] * 3, [width] * 3, 0.0)[None], persistent=False
+        )
         for layer in (self.detail, self.noise, self.error):
             for parameter in _weights(layer):
                 nn.init.zeros_(parameter)
         nn.init.constant_(_weights(self.error)[1], math.log(1e-3))
+
+    def told(self, condition: torch.Tensor) -> torch.Tensor:
+        """Features of conditions `(B, 14)`, by which they mix and modulate: `(B, num_features)`, 0 for the reference."""
+        features: torch.Tensor = self.condition(condition) - self.condition(self.reference)
+        return features
 
     def divisions(self, lr_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
         """Values per LR voxel and axis that the last convolution gives: the factor where it is whole, else the coefficients.
@@ -191,15 +256,17 @@ class AnyScaleSR(nn.Module):
             for n, m in zip(lr_shape, shape, strict=True)
         )
 
-    def _detail_weights(self, lr_shape: Sequence[int], shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the last convolution, with the decoder's part for axes of a whole factor within."""
-        weight, bias = _weights(self.detail)
+    def _detail_weights(
+        self, told: torch.Tensor, lr_shape: Sequence[int], shape: Sequence[int]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Kernels and bias of the last convolution, with the decoder's part for axes of a whole factor within."""
         decoder = torch.ones(1, 1, dtype=torch.float64)
         for n, m, k in zip(lr_shape, shape, self.divisions(lr_shape, shape), strict=True):
             whole = m == k * n
             decoder = torch.kron(decoder, sub_voxel_matrix(k, self.degree) if whole else torch.eye(k).double())
-        decoder = decoder.to(weight)
-        return torch.tensordot(decoder, weight, dims=1), decoder @ bias
+        _, bias = _weights(self.detail)
+        decoder = decoder.to(bias)
+        return [torch.tensordot(decoder, kernel, dims=1) for kernel in self.detail.kernels(told)], decoder @ bias
 
     def decode(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Values of the last convolution, `(B, product of the divisions, *lr)`, to the HR detail `(B, 1, *shape)`, float32."""
@@ -208,9 +275,8 @@ class AnyScaleSR(nn.Module):
         matrices = reading_matrices(lr_shape, shape, divisions, self.degree)
         return SeparableOperator(matrices)(interleaved(values, divisions))
 
-    def features(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Features on the LR grid, `(B, num_filters, *lr)`, of which each output is a convolution."""
-        told = self.condition(condition)
+    def features(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Features on the LR grid, `(B, num_filters, *lr)`, of which each output is a convolution; `told`: of the condition."""
         first: torch.Tensor = self.head(x)
         y = first
         for block in self.blocks:
@@ -219,10 +285,10 @@ class AnyScaleSR(nn.Module):
 
     def forward(self, x: torch.Tensor, shape: Sequence[int], condition: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` and a condition `(B, 14)` to `(B, 3, *shape)`, float32."""
-        lr_shape = tuple(x.shape[2:])
-        weight, bias = self._detail_weights(lr_shape, shape)
-        y = self.features(x, condition)
-        detail = self.decode(functional.conv3d(y, weight, bias, padding=1), shape)
+        lr_shape, told = tuple(x.shape[2:]), self.told(condition)
+        kernels, bias = self._detail_weights(told, lr_shape, shape)
+        y = self.features(x, told)
+        detail = self.decode(_convolved(y, kernels, bias), shape)
         grid = interpolation_operator(lr_shape, shape)
         image, noise = grid(x.float()), grid(self.noise(y).float())
         error = interpolation_operator(lr_shape, shape, "linear")(self.error(y.detach()).float())
@@ -240,8 +306,9 @@ class AnyScaleSR(nn.Module):
             maps: whether noise and error, one channel each, follow the values that `decode` takes.
         """
         with torch.no_grad():
-            told = self.condition(condition[None].to(self.head.weight))
-            pairs = [self._detail_weights(lr_shape, shape)]
+            told = self.told(condition[None].to(self.head.weight))
+            (weight,), bias = self._detail_weights(told, lr_shape, shape)
+            pairs = [(weight, bias)]
             if maps:
                 pairs += [_weights(self.noise), _weights(self.error)]
             tail = _frozen(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))

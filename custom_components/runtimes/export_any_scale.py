@@ -32,8 +32,9 @@ class _OnTheGrid(nn.Module):
 
     def forward(self, image: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         network = self.network
-        y = network.features(image, condition)
-        return network.detail(y), network.noise(y), network.error(y)
+        told = network.told(condition)
+        y = network.features(image, told)
+        return network.detail(y, told), network.noise(y), network.error(y)
 
 
 def network_of(state: Mapping[str, Any]) -> AnyScaleSR:
@@ -48,6 +49,7 @@ def network_of(state: Mapping[str, Any]) -> AnyScaleSR:
             num_blocks=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
             degree=round(state["detail.bias"].shape[0] ** (1 / 3)) - 1,
             num_features=state["condition.0.weight"].shape[0],
+            num_kernels=1 + sum(name.startswith("detail.variants.") for name in state),
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ScanError(f"expected the weights of an AnyScaleSR, got a file without its tensors: {error}") from error

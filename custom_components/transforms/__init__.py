@@ -3,7 +3,7 @@
 from .acquire import Acquire, Acquired
 from .background import KeepBackground, KeepBackgroundd
 from .consistency import ConsistencyError, ConsistencyErrord, MakeConsistent, MakeConsistentd
-from .describe_acquisition import DescribeAcquisition, DescribeAcquisitiond, describe_acquisition
+from .describe_acquisition import DescribeAcquisition, DescribeAcquisitiond, describe_acquisition, estimated_acquisition
 from .informative import KeepInformativeSlices, KeepInformativeSlicesd, informative_slices
 from .intensity import RestoreIntensity, RestoreIntensityd, RobustScale, RobustScaled
 from .load import LoadScan, LoadScand
@@ -55,6 +55,7 @@ __all__ = [
     "ToTargetGrid",
     "ToTargetGridd",
     "describe_acquisition",
+    "estimated_acquisition",
     "informative_slices",
     "split_uncertainty",
 ]

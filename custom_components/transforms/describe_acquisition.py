@@ -8,12 +8,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from torch import nn
 
 from ..acquisition import PROTOCOLS, Protocol, slice_axis
 from ..errors import ScanError
+from ..networks.acquisition_estimator import NOISE, WIDTHS
+from ..networks.any_scale import ESTIMATED, NOISE_UNIT, TOLD
 from ..tensors import plain
 
 logger = logging.getLogger(__name__)
@@ -36,12 +40,39 @@ def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> 
     return None, [f"slice thickness of {thickness:g} mm in the header is not in (0, {most}] mm: taken as not known"]
 
 
+def estimated_acquisition(
+    lowres: torch.Tensor, shape: Sequence[int], estimator: nn.Module
+) -> tuple[list[float], float]:
+    """Widths of the slice profile in LR voxels per axis and standard deviation of the noise, by an estimator.
+
+    Args:
+        lowres: the LR scan, `(1, X, Y, Z)` in [0, 1].
+        shape: voxels per axis of the HR grid over the same field of view.
+        estimator: gives widths and noise as `custom_components.networks.AcquisitionEstimator` does.
+
+    Returns:
+        Widths from 0.25 to 2.5, and the noise from 0 to 0.04 of the [0, 1] scale: what is beyond is set to these.
+    """
+    device = next((weight.device for weight in estimator.parameters()), torch.device("cpu"))
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        x = plain(lowres)[None].to(device, torch.float32)
+        factors = torch.tensor([[m / n for n, m in zip(x.shape[2:], shape, strict=True)]], device=device)
+        *widths, noise = estimator(x, factors)[0].tolist()
+    return [_within(w, WIDTHS) for w in widths], _within(noise * NOISE_UNIT, NOISE)
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    low, high = limits
+    return min(max(value, low), high)
+
+
 def describe_acquisition(
     lowres: MetaTensor,
     shape: Sequence[int],
     protocol: str | Protocol | None = None,
     slice_thickness: float | None = None,
     noise_std: float | None = None,
+    estimator: nn.Module | None = None,
 ) -> tuple[MetaTensor, list[str]]:
     r"""Put slice profile and noise of a scan into its meta data, as `custom_components.inferers.AnyScaleInferer` reads them.
 
@@ -50,7 +81,9 @@ def describe_acquisition(
     The first holds where the protocol is known; else the second across the slices (`slice_axis` of the meta data, see
     `ToTargetGrid`, or else of the grid), with the voxel size :math:`\Delta_s` in mm there and the slice thickness t that is given,
     or that of the meta data (`slice_thickness`, see `load_scan`). A thickness from the file counts only where the slices lie along
-    the last array axis, as scanners store them, or their voxels are at least 1.2 times as large as on the other two.
+    the last array axis, as scanners store them, or their voxels are at least 1.2 times as large as on the other two. What none of
+    these tells, on axes with :math:`m_a > n_a`, and the noise if it is not given, an `estimator` tells from the scan
+    (`estimated_acquisition`). Of widths networks are told that these are less certain; the noise is as good as known.
 
     Args:
         lowres: the LR scan, `(C, X, Y, Z)`, `n` voxels per axis. Single slices and pictures are left untouched.
@@ -58,10 +91,12 @@ def describe_acquisition(
         protocol: the acquisition, a name in `custom_components.acquisition.PROTOCOLS` or a `Protocol`; None: not known.
         slice_thickness: FWHM of the slice profile in mm; None: what the file tells.
         noise_std: standard deviation of the noise, in the unit of the [0, 1] scale; None: not known.
+        estimator: an `AcquisitionEstimator` with its weights; None: what is not known stays so.
 
     Returns:
-        The scan, its voxels not copied, and in its `meta` `slice_width`, a list of the FWHM in LR voxels per array axis, None where
-        it is not known, and `noise_std`; and the warnings, one line each.
+        The scan, its voxels not copied, and the warnings, one line each. In its `meta` are `slice_width`, a list of the FWHM in LR
+        voxels per array axis, None where it is not known, `slice_width_certainty`, 1, or 0.75 where it was estimated, and
+        `noise_std`.
 
     Raises:
         ScanError: when a given width is above 3 LR voxels of this scan.
@@ -71,6 +106,7 @@ def describe_acquisition(
         return lowres, []
     warnings: list[str] = []
     width: list[float | None] = [None] * 3
+    certainty = [TOLD] * 3
     if protocol is not None:
         known = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
         width = [known.width(m / n) if m > n else None for n, m in zip(size, shape, strict=True)]
@@ -88,7 +124,19 @@ def describe_acquisition(
                 f"expected a slice thickness of at most {MAX_WIDTH:g} voxels, got {w:.3g} voxels of "
                 f"{float(lowres.pixdim[axis]):.3g} mm on axis {axis}"
             )
-    return MetaTensor(plain(lowres), meta={**lowres.meta, "slice_width": width, "noise_std": noise_std}), warnings
+    open_axes = [axis for axis in range(3) if protocol is None and width[axis] is None and shape[axis] > size[axis]]
+    if estimator is not None and (open_axes or noise_std is None):
+        widths, noise = estimated_acquisition(lowres, shape, estimator)
+        told = []
+        for axis in open_axes:
+            width[axis], certainty[axis] = widths[axis], ESTIMATED
+            told.append(f"slice profile of {widths[axis]:.2f} voxels on axis {axis}")
+        if noise_std is None:
+            noise_std = noise
+            told.append(f"noise of {100 * noise:.1f} % of its range")
+        logger.info("%s: estimated from the scan: %s", lowres.meta.get("filename_or_obj", "scan"), ", ".join(told))
+    found = {"slice_width": width, "slice_width_certainty": certainty, "noise_std": noise_std}
+    return MetaTensor(plain(lowres), meta={**lowres.meta, **found}), warnings
 
 
 def _is_number(value: object) -> bool:
@@ -103,10 +151,12 @@ class DescribeAcquisition(Transform):
         protocol: see `describe_acquisition`.
         slice_thickness: see `describe_acquisition`.
         noise_std: see `describe_acquisition`.
+        estimator: see `describe_acquisition`.
 
     Raises:
         ValueError: on an unknown protocol, a thickness that is not a positive number, a negative noise, or both a protocol and a
             thickness, as a protocol has its own.
+        TypeError: on an estimator that is no module.
     """
 
     def __init__(
@@ -114,6 +164,7 @@ class DescribeAcquisition(Transform):
         protocol: str | Protocol | None = None,
         slice_thickness: float | None = None,
         noise_std: float | None = None,
+        estimator: nn.Module | None = None,
     ) -> None:
         if isinstance(protocol, str) and protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {tuple(PROTOCOLS)}, got {protocol!r}")
@@ -123,11 +174,15 @@ class DescribeAcquisition(Transform):
             raise ValueError(f"noise_std must be a number >= 0 or None, got {noise_std!r}")
         if protocol is not None and slice_thickness is not None:
             raise ValueError(f"expected protocol or slice_thickness, got both: {protocol!r} and {slice_thickness:g} mm")
+        if estimator is not None and not isinstance(estimator, nn.Module):
+            raise TypeError(f"estimator must be a torch.nn.Module or None, got {type(estimator).__name__}")
         self.protocol, self.slice_thickness, self.noise_std = protocol, slice_thickness, noise_std
+        self.estimator = estimator
 
     def describe(self, lowres: MetaTensor, shape: Sequence[int]) -> tuple[MetaTensor, list[str]]:
         """The scan `(C, X, Y, Z)` described, and the warnings."""
-        return describe_acquisition(lowres, shape, self.protocol, self.slice_thickness, self.noise_std)
+        known = self.protocol, self.slice_thickness, self.noise_std
+        return describe_acquisition(lowres, shape, *known, self.estimator)
 
     def __call__(self, lowres: MetaTensor, shape: Sequence[int]) -> MetaTensor:
         """Describe a scan `(C, X, Y, Z)` that goes to a HR grid of `shape`."""
@@ -146,10 +201,11 @@ class DescribeAcquisitiond(MapTransform):
         protocol: see `describe_acquisition`.
         slice_thickness: see `describe_acquisition`.
         noise_std: see `describe_acquisition`.
+        estimator: see `describe_acquisition`.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        ValueError: as `DescribeAcquisition`.
+        ValueError, TypeError: as `DescribeAcquisition`.
     """
 
     def __init__(
@@ -159,11 +215,12 @@ class DescribeAcquisitiond(MapTransform):
         protocol: str | Protocol | None = None,
         slice_thickness: float | None = None,
         noise_std: float | None = None,
+        estimator: nn.Module | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
-        self.acquisition = DescribeAcquisition(protocol, slice_thickness, noise_std)
+        self.acquisition = DescribeAcquisition(protocol, slice_thickness, noise_std, estimator)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

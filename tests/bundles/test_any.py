@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,17 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from custom_components.transforms import Acquire, LoadScan, RobustScale, SaveScan, ToTargetGrid
+from custom_components.networks import AcquisitionEstimator
+from custom_components.optimizers import Muon
+from custom_components.pretrained import with_weights
+from custom_components.transforms import (
+    Acquire,
+    LoadScan,
+    RobustScale,
+    SaveScan,
+    ToTargetGrid,
+    estimated_acquisition,
+)
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "brain_mri_sr_any"
@@ -62,7 +73,7 @@ def test_a_training_step_goes_from_patches_to_all_parts_of_the_loss(prepare_trai
     assert torch.isfinite(value)
     heads = (network.detail, network.noise, network.error)
     assert all(head.bias.grad is not None and torch.isfinite(head.bias.grad).all() for head in heads)
-    assert type(get("optimizer")) is torch.optim.Adam
+    assert type(get("optimizer")) is Muon
 
 
 def test_the_scans_of_the_shipped_weights(prepare_training):
@@ -106,7 +117,7 @@ def test_any_grid_that_is_asked_for(infer, write_nifti, options, shape):
     )
     truth = 500 + 300 * np.exp(-sum((2 * g / (n - 1) - 1) ** 2 for g, n in zip(grid, sizes, strict=True)))
     inside = tuple(slice(m // 6, -(m // 6)) for m in result.shape)
-    assert np.abs(result.get_fdata() - truth)[inside].max() < 20
+    assert np.abs(result.get_fdata() - truth)[inside].max() < 25
 
 
 def test_the_uncertainty_lies_beside_the_result(infer, thick):
@@ -143,16 +154,48 @@ def test_noise_is_taken_away_in_proportion(voxels, write_nifti):
 
 def test_what_is_known_is_told(voxels, infer, thick):
     """A slice thickness, from the file beside the scan or by the option, noise and protocol change the result."""
-    unknown = voxels(thick, scale_factor=[1, 1, 3])
-    told = [voxels(thick, scale_factor=[1, 1, 3], **given) for given in (
+    options = {"scale_factor": [1, 1, 3], "estimate_acquisition": False}
+    unknown = voxels(thick, **options)
+    told = [voxels(thick, **options, **given) for given in (
         {"slice_thickness": 2.4}, {"known_noise_std": 0.0}, {"known_noise_std": 0.03}
     )]  # fmt: skip
     for i, result in enumerate(told):
         assert all(np.abs(result - other).max() > 1e-3 for other in [unknown, *told[:i]])
     thick.with_name("thick.json").write_text(json.dumps({"SliceThickness": 2.4}))
-    np.testing.assert_array_equal(voxels(thick, scale_factor=[1, 1, 3]), told[0])
+    np.testing.assert_array_equal(voxels(thick, **options), told[0])
     line, _ = infer(thick, scale_factor=[1, 1, 3], known_acquisition="box")
     assert float(line["consistency_error"]) > 0
+
+
+def test_what_is_not_known_is_estimated(voxels, thick, caplog):
+    """And said in the log; trusted less than what is told; off on request, and then without the estimator's weights."""
+    options = {"scale_factor": [1, 1, 3]}
+    lowres = RobustScale()(LoadScan()(thick))
+    estimator = with_weights(AcquisitionEstimator(), BUNDLE / "models" / "estimator.pt")
+    (_, _, width), noise = estimated_acquisition(lowres, (14, 12, 24), estimator)
+    assert 0.25 < width < 2.5 and 0 <= noise <= 0.04
+    off = {"estimate_acquisition": False, "estimator::path": "none.pt", **options}
+    with caplog.at_level(logging.INFO, "custom_components"):
+        estimated = voxels(thick, **options)
+    said = f"estimated from the scan: slice profile of {width:.2f} voxels on axis 2, noise of {100 * noise:.1f} % of its range"
+    assert said in caplog.text
+    unknown, told = voxels(thick, **off), voxels(thick, slice_thickness=3 * width, known_noise_std=noise, **off)
+    assert np.abs(estimated - unknown).max() > 1 and np.abs(estimated - told).max() > 1e-2
+
+
+def test_the_estimator_is_trained_by_the_same_config(prepare_training):
+    """The batch asks how it was acquired; each part of the estimator learns; nothing is validated."""
+    options = {"batch_size": 2, "patch_size": 24, "margin": 6, "seed": 1}
+    get = prepare_training(BUNDLE, FOLDER / "estimator.json", **options).parser.get_parsed_content
+    batch = next(iter(get("train::dataloader")))
+    lr, target, args, told = get("acquisition_batch")(batch, "cpu")
+    assert target.shape == (2, 4) and not target[:, 3].isnan().any() and args == ()
+    network = get("network")
+    assert type(network) is AcquisitionEstimator
+    get("loss")(network(lr, **told), target).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+    assert get("train::trainer").prepare_batch is get("acquisition_batch")
+    assert get("training_state").evaluator is None and get("validation_handler") is None
 
 
 @pytest.mark.parametrize("option", [{"denoising_strength": 1.5}, {"slice_thickness": -1}], ids=str)

@@ -88,7 +88,7 @@ OF_THE_PAPER |= {"in_plane_only", "val_in_plane_only", "val_protocol", "load_tra
 OF_THE_PAPER |= {"notice_text"}
 # where a bundle may differ from the others beside that: paths as `differences` gives them
 ANY_INFERENCE = {"imports", "all_axes", "memory_format", "amp_dtype", "known_noise_std", "slice_thickness"}
-ANY_INFERENCE |= {"denoising_strength", "uncertainty", "self_ensemble"}
+ANY_INFERENCE |= {"denoising_strength", "uncertainty", "self_ensemble", "estimate_acquisition", "estimator"}
 ANY_INFERENCE |= {"preprocessing::transforms::DescribeAcquisitiond"}
 ANY_INFERENCE |= {f"inferer::{name}" for name in ("_target_", "spatial_dims", "all_axes", "denoising_strength")}
 ANY_INFERENCE |= {"inferer::uncertainty", "inferer::self_ensemble", "postprocessing::transforms::SplitUncertaintyd"}
@@ -97,7 +97,7 @@ ANY_INFERENCE |= {
     f"postprocessing::transforms::SaveScand::{name}" for name in ("keys", "postfix", "dtype", "allow_missing_keys")
 }
 ANY_TRAIN = {"imports", "known_noise_std", "memory_format", "margin", "num_workers", "augmentation::transforms"}
-ANY_TRAIN |= {"val_interval", "self_ensemble", "validate::inferer::self_ensemble"}
+ANY_TRAIN |= {"val_interval", "self_ensemble", "validate::inferer::self_ensemble", "estimate_acquisition", "estimator"}
 ANY_TRAIN |= {
     "scale_weights",
     "profiles",

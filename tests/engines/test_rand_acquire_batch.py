@@ -15,7 +15,7 @@ from scipy.ndimage import zoom
 from custom_components.acquisition import PROTOCOLS, Protocol, acquisition_operator
 from custom_components.engines import RandAcquireBatch
 from custom_components.losses import DetailLoss
-from custom_components.networks import AnyScaleSR
+from custom_components.networks import AcquisitionEstimator, AnyScaleSR
 
 ORIENTATIONS = [
     (order, mirrored)
@@ -165,7 +165,7 @@ class TestCondition:
         ("profile", "width"),
         [
             ({"thickness": 0.9}, 0.9),
-            ({"blur": "box", "thickness": 0.8}, 0.8),
+            ({"blur": "box", "thickness": 0.8}, 0.8 * FWHM / math.sqrt(12)),
             ({"sigma": 1.5}, 1.5 * FWHM / 2),
             ({"blur": "none", "sampling": "cubic"}, None),
         ],
@@ -191,9 +191,48 @@ class TestCondition:
         told = torch.cat([make(batch(12, 8))[3]["condition"] for _ in range(10)])[:, 2:4]
         np.testing.assert_allclose(np.unique(told.numpy(), axis=0), [[0, 0], [1.2, 1]], rtol=1e-6)
 
-    @pytest.mark.parametrize("given", [{"known_prob": 1.1}, {"known_prob": [0.5, 0.5]}, {"noise_known_prob": -0.1}])
+    def test_what_is_not_told_is_estimated_from_the_noisy_patch(self):
+        """With the factors given, within the widths that the estimator was trained for, and half as sure."""
+        given = []
+
+        class Estimator(torch.nn.Module):
+            def forward(self, x, factors):
+                given.append((x, factors))
+                return torch.tensor([[0.7, 9.0, 0.9, 5.0]]).expand(len(x), 4)
+
+        made = drawn(scale_factors=[(1, 2, 3)], known_prob=0.5, noise_prob=1.0, estimator=Estimator())
+        seen = set()
+        for _ in range(6):
+            lr, _, _, told = made(batch(24))
+            condition = told["condition"]
+            factors = condition[:, 0:12:4].exp2()
+            for row, factor in zip(condition, factors, strict=True):
+                was_told = float(row[3:12:4].max()) == 1
+                expected = [1.0 if was_told else 0.5] * 3
+                finer = (factor > 1).tolist()
+                assert row[3:12:4].tolist() == [e * f for e, f in zip(expected, finer, strict=True)]
+                if not was_told:
+                    limited = [0.7, 2.5, 0.9]
+                    assert row[2:12:4].tolist() == pytest.approx([e * f for e, f in zip(limited, finer, strict=True)])
+                assert row[13] == 1  # the noise is told or not, by itself
+                seen.add(was_told)
+            assert torch.equal(given[-1][0], lr) and torch.equal(given[-1][1], factors)
+        assert seen == {True, False}
+
+    def test_each_profile_has_its_probability_to_be_estimated(self):
+        estimator = AcquisitionEstimator(2)
+        profiles = [{"thickness": 0.8}, {"thickness": 1.2}]
+        make = drawn(profiles=profiles, known_prob=0.0, estimated_prob=[0.0, 1.0], estimator=estimator)
+        sure = torch.cat([make(batch(16))[3]["condition"][:, 3] for _ in range(12)])
+        assert set(sure.tolist()) == {0.0, 0.5}
+        assert not estimator.training and not any(p.requires_grad for p in estimator.parameters())
+
+    @pytest.mark.parametrize(
+        "given",
+        [{"known_prob": 1.1}, {"known_prob": [0.5, 0.5]}, {"noise_known_prob": -0.1}, {"estimated_prob": [0.5, 0.5]}],
+    )
     def test_bad_probabilities(self, given):
-        with pytest.raises(ValueError, match=r"known_prob must be in \[0, 1\], one or one per profile"):
+        with pytest.raises(ValueError, match=r"_prob must be in \[0, 1\], one or one per profile"):
             RandAcquireBatch(**given)
 
 

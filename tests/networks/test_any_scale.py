@@ -15,6 +15,7 @@ from torch.nn import functional
 from custom_components.acquisition import cell_average_matrix
 from custom_components.networks import AnyScaleSR, acquisition_condition
 
+FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian of sigma 1
 LR = (4, 5, 3)
 TARGETS = {
     "same": (4, 5, 3),
@@ -29,12 +30,13 @@ TARGETS = {
 each_target = pytest.mark.parametrize("shape", TARGETS.values(), ids=TARGETS)
 
 
-def made(degree=3, blocks=2, filters=4):
+def made(degree=3, blocks=2, filters=4, kernels=3):
     """A network whose every parameter matters: those that start at 0 too."""
-    network = AnyScaleSR(filters, blocks, degree, num_features=16)
-    for module in [network.detail, network.noise, network.error, *(b.modulation for b in network.blocks)]:
-        for parameter in module.parameters():
-            nn.init.normal_(parameter, std=0.1)
+    network = AnyScaleSR(filters, blocks, degree, num_features=16, num_kernels=kernels)
+    for module in [network.detail, network.noise, network.error, *network.blocks]:
+        for name, parameter in module.named_parameters():
+            if not name.startswith(("first.weight", "second.weight")):
+                nn.init.normal_(parameter, std=0.1)
     return network
 
 
@@ -48,25 +50,47 @@ def splines(x, shape, order=3):
     return torch.from_numpy(np.stack(grids)).float()
 
 
+def mixed(weights, layer, told, kernels):
+    """Kernels of a layer for each condition, `(B, out, in, 3, 3, 3)`: the sum of all, each but the first times its share."""
+    stack = torch.stack([weights[f"{layer}.weight"], *(weights[f"{layer}.variants.{i}"] for i in range(kernels - 1))])
+    shares = torch.ones(len(told), 1)
+    if kernels > 1:
+        shares = torch.cat([shares, told @ weights[f"{layer}.shares.weight"].T], 1)
+    return torch.einsum("bk,koixyz->boixyz", shares, stack)
+
+
+def each(x, kernels, bias):
+    return torch.cat([functional.conv3d(one[None], k, bias, padding=1) for one, k in zip(x, kernels, strict=True)])
+
+
+def features_of_conditions(network, condition):
+    """Less those of the reference: x2 from voxels of 2 mm, a Gaussian of 1 mm, no noise, all told."""
+    w, known = network.state_dict(), torch.cat([condition, torch.tensor([[1, 1, FWHM / 2, 1] * 3 + [0, 1]])])
+    c = (known @ w["condition.0.weight"].T + w["condition.0.bias"]).clamp(min=0)
+    c = (c @ w["condition.2.weight"].T + w["condition.2.bias"]).clamp(min=0)
+    return c[:-1] - c[-1:]
+
+
 def written_out(network, x, condition):
     """Features `(B, C, *lr)` of the formula: scaled and shifted before each rectifier, a sum of all blocks and the head twice."""
-    w = network.state_dict()
-    c = (condition @ w["condition.0.weight"].T + w["condition.0.bias"]).clamp(min=0)
-    c = (c @ w["condition.2.weight"].T + w["condition.2.bias"]).clamp(min=0)
+    w, c = network.state_dict(), features_of_conditions(network, condition)
+    count = 1 + len(network.detail.variants)
     head = functional.conv3d(x, w["head.weight"], w["head.bias"], padding=1)
     y = head
     for i in range(len(network.blocks)):
         scale_shift = c @ w[f"blocks.{i}.modulation.weight"].T + w[f"blocks.{i}.modulation.bias"]
         gain, shift = scale_shift[..., None, None, None].split(y.shape[1], 1)
-        inner = functional.conv3d(y, w[f"blocks.{i}.first.weight"], w[f"blocks.{i}.first.bias"], padding=1)
+        inner = each(y, mixed(w, f"blocks.{i}.first", c, count), w[f"blocks.{i}.first.bias"])
         inner = (inner + inner * gain + shift).clamp(min=0)
-        y = y + functional.conv3d(inner, w[f"blocks.{i}.second.weight"], w[f"blocks.{i}.second.bias"], padding=1)
+        y = y + each(inner, mixed(w, f"blocks.{i}.second", c, count), w[f"blocks.{i}.second.bias"])
     return y + head
 
 
-def general_path(network, features, shape):
+def general_path(network, features, shape, condition):
     """All coefficients of each LR voxel, read by the full matrix of each axis, in float64."""
-    coefficients = functional.conv3d(features, network.detail.weight, network.detail.bias, padding=1).double()
+    told, count = features_of_conditions(network, condition), 1 + len(network.detail.variants)
+    kernels = mixed(network.state_dict(), "detail", told, count)
+    coefficients = each(features, kernels, network.detail.bias).double()
     lr, k = features.shape[2:], network.degree + 1
     coefficients = coefficients.reshape(len(features), k, k, k, *lr)
     a, b, c = (cell_average_matrix(n, m, k - 1).reshape(m, n, k) for n, m in zip(lr, shape, strict=True))
@@ -85,6 +109,11 @@ class TestCondition:
         assert condition.dtype == torch.float32
         np.testing.assert_allclose(condition, expected, rtol=1e-6, atol=1e-7)
 
+    def test_what_was_estimated_is_told_as_less_certain(self):
+        condition = acquisition_condition((2, 1, 3), (1, 1, 1), (0.8, 0.9, None), certainty=(0.5, 0.5, 1.0))
+        assert condition[2:12:4].tolist() == pytest.approx([0.8, 0, 0])
+        assert condition[3:12:4].tolist() == [0.5, 0, 0]
+
     def test_nothing_known_but_the_grids(self):
         assert acquisition_condition((2, 2, 2), (1, 1, 1)).tolist() == [1, 0, 0, 0] * 3 + [0, 0]
 
@@ -95,9 +124,9 @@ class TestCondition:
     @pytest.mark.parametrize(
         ("arguments", "match"),
         [
-            (((2, 2), (1, 1, 1)), "3 values per axis, got 2 factors, 3 sizes, 3 widths"),
-            (((2, 2, 2), (1, 1)), "3 values per axis, got 3 factors, 2 sizes, 3 widths"),
-            (((2, 2, 2), (1, 1, 1), (None,)), "3 values per axis, got 3 factors, 3 sizes, 1 widths"),
+            (((2, 2), (1, 1, 1)), "3 values per axis, got 2 factors, 3 sizes, 3 widths, 3 certainties"),
+            (((2, 2, 2), (1, 1)), "3 values per axis, got 3 factors, 2 sizes, 3 widths, 3 certainties"),
+            (((2, 2, 2), (1, 1, 1), (None,)), "3 values per axis, got 3 factors, 3 sizes, 1 widths, 3 certainties"),
             (((2, 0.5, 2), (1, 1, 1)), r"factors >= 1 and sizes > 0, got \[2, 0\.5, 2\] and \[1, 1, 1\]"),
             (((2, 2, 2), (1, 0, 1)), r"factors >= 1 and sizes > 0, got \[2, 2, 2\] and \[1, 0, 1\]"),
             (((2, 2, 2), (1, math.nan, 1)), r"factors >= 1 and sizes > 0, got .* and \[1, nan, 1\]"),
@@ -111,14 +140,15 @@ class TestCondition:
 
 class TestForward:
     @each_target
-    def test_is_the_formula_by_the_general_path(self, shape):
+    @pytest.mark.parametrize("kernels", [1, 3])
+    def test_is_the_formula_by_the_general_path(self, shape, kernels):
         """Whole factors take another way than others, with the decoder in the weights: the same to 1e-5."""
-        network, x, condition = made(), torch.rand(2, 1, *LR), conditions(2)
+        network, x, condition = made(kernels=kernels), torch.rand(2, 1, *LR), conditions(2)
         with torch.no_grad():
             got = network(x, shape, condition)
             features = written_out(network, x, condition)
             maps = [functional.conv3d(features, m.weight, m.bias, padding=1) for m in (network.noise, network.error)]
-            image = splines(x, shape) + general_path(network, features, shape)
+            image = splines(x, shape) + general_path(network, features, shape, condition)
         expected = [image, splines(maps[0], shape), splines(maps[1], shape, order=1)]
         assert got.shape == (2, 3, *shape)
         for channel, truth in zip(got.unbind(1), expected, strict=True):
@@ -130,7 +160,7 @@ class TestForward:
         with torch.no_grad():
             features = written_out(network, x, condition)
             for shape in TARGETS.values():
-                expected = general_path(network, features, shape)
+                expected = general_path(network, features, shape, condition)
                 torch.testing.assert_close(detail(network, x, shape, condition), expected, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize(
@@ -161,6 +191,28 @@ class TestForward:
         torch.testing.assert_close(network(x, (8, 7, 9), condition), single)
         assert (network(x[:1], (8, 7, 9), condition[1:2]) - single[:1]).abs().max() > 1e-3
 
+    def test_the_reference_has_the_first_kernels_alone(self):
+        """What is trained for other acquisitions leaves it as it was."""
+        network, x, shape = made(), torch.rand(1, 1, *LR), (8, 10, 6)
+        reference = acquisition_condition([2] * 3, [2] * 3, [FWHM / 2] * 3, 0.0)[None]
+        before = network(x, shape, reference)
+        others = [p for name, p in network.named_parameters() if "variants" in name or "shares" in name]
+        others += [block.modulation.weight for block in network.blocks] + list(network.condition.parameters())
+        for parameter in others:
+            nn.init.normal_(parameter)
+        torch.testing.assert_close(network(x, shape, reference), before)
+        assert (network(x, shape, conditions(1)) - before).abs().max() > 1
+
+    def test_a_new_network_has_the_same_kernels_for_all_conditions(self):
+        """Variants start at zero: what was trained without them goes on as it was."""
+        torch.manual_seed(0)
+        network = AnyScaleSR(4, 1, num_kernels=3)
+        nn.init.normal_(network.detail.weight)
+        plain = AnyScaleSR(4, 1)
+        plain.load_state_dict(network.state_dict(), strict=False)
+        x, condition = torch.rand(2, 1, *LR), conditions(2)
+        torch.testing.assert_close(network(x, (8, 7, 9), condition), plain(x, (8, 7, 9), condition))
+
     def test_under_autocast_the_result_is_float32(self):
         network, x, condition = made(), torch.rand(1, 1, *LR), conditions(1)
         for shape in TARGETS.values():
@@ -176,7 +228,7 @@ class TestForward:
         with pytest.raises(ValueError, match=r"expected a shape of at least \(4, 5, 3\) voxels, got \("):
             made()(torch.rand(1, 1, *LR), shape, conditions(1))
 
-    @pytest.mark.parametrize("name", ["num_filters", "num_blocks", "num_features", "degree"])
+    @pytest.mark.parametrize("name", ["num_filters", "num_blocks", "num_features", "num_kernels", "degree"])
     def test_bad_arguments(self, name):
         bad = -1 if name == "degree" else 0
         with pytest.raises(ValueError, match=rf">= 1 and degree >= 0, got .*{bad}"):
@@ -256,7 +308,11 @@ class TestState:
     def test_names_that_published_weights_have(self):
         layers = ["condition.0", "condition.2", "head", "detail", "noise", "error"]
         layers += [f"blocks.{i}.{name}" for i in range(2) for name in ("first", "second", "modulation")]
-        assert set(made().state_dict()) == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+        names = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+        assert set(made(kernels=1).state_dict()) == names
+        mixtures = ["detail", *(f"blocks.{i}.{name}" for i in range(2) for name in ("first", "second"))]
+        parts = ("shares.weight", "variants.0", "variants.1")
+        assert set(made().state_dict()) == names | {f"{layer}.{part}" for layer in mixtures for part in parts}
 
     def test_round_trip(self, tmp_path):
         first, second = made(), made()
@@ -271,4 +327,7 @@ class TestState:
     def test_number_of_parameters(self, size):
         """48 filters, 4 blocks, degree 3: one weight per tap, 64 + 1 + 1 maps, and what reads the condition."""
         convolutions = (27 + 1) * 48 + 8 * (48 * 27 + 1) * 48 + (48 * 27 + 1) * 66
-        assert size(AnyScaleSR()) == convolutions + 15 * 64 + 65 * 64 + 4 * 65 * 96
+        one = convolutions + 15 * 64 + 65 * 64 + 4 * 65 * 96
+        assert size(AnyScaleSR()) == one
+        kernels = 8 * 48 * 48 * 27 + 48 * 27 * 64
+        assert size(AnyScaleSR(num_kernels=3)) == one + 2 * kernels + 9 * 64 * 2

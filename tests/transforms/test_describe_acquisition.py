@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from torch import nn
 
 from custom_components.acquisition import PROTOCOLS, Protocol, acquisition_operator
 from custom_components.errors import ScanError
 from custom_components.inferers import AnyScaleInferer
-from custom_components.networks import AnyScaleSR
+from custom_components.networks import AcquisitionEstimator, AnyScaleSR
 from custom_components.transforms import (
     DescribeAcquisition,
     DescribeAcquisitiond,
     ToTargetGridd,
     describe_acquisition,
+    estimated_acquisition,
 )
 
 SIZE = (12, 10, 6)
@@ -39,18 +41,18 @@ def described(data, **kwargs):
 
 
 def measured_width(n: int, m: int, protocol: str) -> float:
-    """FWHM of the response of the middle LR voxel along an axis in LR voxels, on a grid fine enough to read it off."""
+    """FWHM of the Gaussian that has the variance of the middle LR voxel's response along an axis, in LR voxels."""
     row = acquisition_operator((n,), (m,), protocol)(torch.eye(n, dtype=torch.float64)[:, None])[:, 0, m // 2].numpy()
-    fine = np.interp(np.arange(0, n - 1, 0.001), np.arange(n), row)
-    return float((fine > row.max() / 2).sum()) * 0.001 * m / n
+    at = np.arange(n) - np.average(np.arange(n), weights=row)
+    return 2.3548 * float(np.sqrt(np.average(at**2, weights=row))) * m / n
 
 
 class TestProtocol:
     @pytest.mark.parametrize("factor", [4, 5])
-    @pytest.mark.parametrize("protocol", ["slice_profile", "box"])
-    def test_width_is_what_the_operator_does(self, protocol, factor):
+    @pytest.mark.parametrize(("protocol", "expected"), [("slice_profile", 1), ("box", 2.3548 / 12**0.5)])
+    def test_width_is_what_the_operator_does(self, protocol, expected, factor):
         width, _, _ = described(item((1, 1, factor)), protocol=protocol)
-        assert width == [None, None, pytest.approx(1)]
+        assert width == [None, None, pytest.approx(expected, rel=1e-4)]
         assert width[2] == pytest.approx(measured_width(factor * 15, 15, protocol), rel=0.1)
 
     def test_sigma_of_hr_voxels_in_lr_voxels_of_each_axis(self):
@@ -183,7 +185,122 @@ class TestItem:
             DescribeAcquisitiond(**kwargs)
 
 
-@pytest.mark.parametrize("known", [{"protocol": "slice_profile"}, {"slice_thickness": 4.0}, {"noise_std": 0.06}])
+class Stub(nn.Module):
+    """Says the same of each scan, and remembers what it saw."""
+
+    def __init__(self, *says):
+        super().__init__()
+        self.says = nn.Parameter(torch.tensor(says))
+        self.seen = []
+
+    def forward(self, x, scale_factor):
+        self.seen.append(x)
+        self.factors = scale_factor.tolist()
+        return self.says[None]
+
+
+class TestEstimated:
+    says = (0.8, 0.9, 1.3, 0.5)
+    noise = pytest.approx(0.015)
+
+    @property
+    def widths(self):
+        return [pytest.approx(w) for w in self.says[:3]]
+
+    def test_takes_the_place_of_what_is_not_known(self, caplog):
+        stub, data = Stub(*self.says), item(2)
+        with caplog.at_level(logging.INFO):
+            assert described(data, estimator=stub) == (self.widths, self.noise, [])
+        assert len(stub.seen) == 1 and torch.equal(stub.seen[0][0], data["lowres"].as_tensor())
+        profiles = ", ".join(f"slice profile of {w:.2f} voxels on axis {a}" for a, w in enumerate(self.says[:3]))
+        assert f"a.nii: estimated from the scan: {profiles}, noise of 1.5 % of its range" in caplog.text
+        assert caplog.text.count("estimated") == 1
+
+    def test_only_axes_that_grow(self):
+        stub = Stub(*self.says)
+        assert described(item((1, 1, 4)), estimator=stub)[0] == [None, None, self.widths[2]]
+        assert stub.factors == [[1, 1, 4]]
+
+    @pytest.mark.parametrize(
+        ("known", "meta"), [({"slice_thickness": 2.0}, {}), ({}, {"slice_thickness": 2.0})], ids=["given", "header"]
+    )
+    def test_a_thickness_counts_before_it(self, known, meta):
+        width, noise, _ = described(item(2, **meta), estimator=Stub(*self.says), **known)
+        assert width == [*self.widths[:2], pytest.approx(0.5)]
+        assert noise == self.noise
+
+    def test_a_thickness_of_the_header_that_is_odd_is_estimated(self):
+        width, _, warnings = described(item(2, slice_thickness=-1.0), estimator=Stub(*self.says))
+        assert width == self.widths and len(warnings) == 1
+
+    @pytest.mark.parametrize("protocol", ["slice_profile", "bicubic"])
+    def test_a_protocol_counts_before_it_on_all_axes(self, protocol):
+        """One without a blur has no width that could be told."""
+        data = item((1, 2, 2))
+        expected = described(data, protocol=protocol)[0]
+        assert described(data, protocol=protocol, estimator=Stub(*self.says))[:2] == (expected, self.noise)
+
+    def test_a_given_noise_counts_before_it(self):
+        stub = Stub(*self.says)
+        assert described(item(2), noise_std=0.0, estimator=stub)[:2] == (self.widths, 0.0)
+        assert len(stub.seen) == 1
+
+    def test_it_is_not_asked_where_all_is_known(self, caplog):
+        stub = Stub(*self.says)
+        with caplog.at_level(logging.INFO):
+            described(item(2), protocol="box", noise_std=0.01, estimator=stub)
+            described(item(1), noise_std=0.01, estimator=stub)
+        assert stub.seen == [] and "estimated" not in caplog.text
+
+    def test_what_is_beyond_the_training_is_clamped(self):
+        for says, widths, noise in (((-1.0, 0.1, 0.25, -0.2), 0.25, 0.0), ((9.0, 2.5, 3.0, 1.7), 2.5, 0.04)):
+            assert estimated_acquisition(scan(), (24, 20, 12), Stub(*says)) == ([widths] * 3, pytest.approx(noise))
+
+    def test_without_gradients_in_single_precision(self):
+        stub = Stub(*self.says)
+        lowres = scan()
+        with torch.autocast("cpu", torch.bfloat16):
+            described({"lowres": lowres.double(), "image": torch.rand(1, 24, 20, 12)}, estimator=stub)
+        assert stub.seen[0].dtype == torch.float32 and type(stub.seen[0]) is torch.Tensor
+        assert stub.seen[0].is_inference() or not stub.seen[0].requires_grad
+
+    def test_array_version(self):
+        got = DescribeAcquisition(estimator=Stub(*self.says))(item(2)["lowres"], (24, 20, 12))
+        assert got.meta["slice_width"] == self.widths and got.meta["noise_std"] == self.noise
+
+    def test_what_was_told_is_more_certain_than_what_was_estimated(self):
+        lowres = item((2, 2, 4))["lowres"]
+        for told, certainty in (
+            ({}, [0.75] * 3),
+            ({"slice_thickness": 4.0}, [0.75, 0.75, 1.0]),
+            ({"protocol": "box"}, [1.0] * 3),
+        ):
+            got = DescribeAcquisition(**told, estimator=Stub(*self.says))(lowres, item((2, 2, 4))["image"].shape[1:])
+            assert got.meta["slice_width_certainty"] == certainty
+
+    def test_a_network_of_its_own_kind(self):
+        torch.manual_seed(0)
+        network = AcquisitionEstimator(2)
+        with torch.inference_mode():
+            said = network(scan().as_tensor()[None], torch.tensor([[2.0, 1.5, 4.0]]))[0].tolist()
+        widths, noise = estimated_acquisition(scan(), (24, 15, 24), network)
+        assert widths == [min(max(w, 0.25), 2.5) for w in said[:3]]
+        assert noise == min(max(said[3] * 0.03, 0.0), 0.04)
+
+    def test_something_else_is_refused(self):
+        with pytest.raises(TypeError, match=r"estimator must be a torch.nn.Module or None, got str"):
+            DescribeAcquisitiond(estimator="models/estimator.pt")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"protocol": "slice_profile"},
+        {"slice_thickness": 4.0},
+        {"noise_std": 0.06},
+        {"estimator": Stub(0.5, 0.5, 0.8, 0.5)},
+    ],
+)
 def test_the_inferer_hands_it_to_the_network(known, monkeypatch):
     """The values of the condition stand where `acquisition_condition` says."""
     told = []
@@ -198,6 +315,8 @@ def test_the_inferer_hands_it_to_the_network(known, monkeypatch):
     lowres = data["lowres"]
     AnyScaleInferer()(MetaTensor(lowres.as_tensor()[None], meta=lowres.meta), AnyScaleSR(2, 1), data["image"].shape[1:])
     width, noise = ([0.0, 0.0], [2.0, 1.0]) if "noise_std" in known else ([1.0, 1.0], [0.0, 0.0])
+    if "estimator" in known:
+        width, noise = [0.8, 0.75], [0.5, 1.0]
     assert told[0].tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 2, 2, *width, *noise])
 
 
