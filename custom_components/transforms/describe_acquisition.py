@@ -23,6 +23,8 @@ from ..tensors import plain
 logger = logging.getLogger(__name__)
 
 MAX_WIDTH = 3.0  # LR voxels: no overlap of slices takes a profile beyond that
+# of estimates: few scanners blur by more, while smooth anatomy looks as if; to sharpen by too wide a profile costs the most
+ESTIMATED_WIDTH = (WIDTHS[0], 1.2)
 
 
 def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> tuple[float | None, list[str]]:
@@ -51,14 +53,14 @@ def estimated_acquisition(
         estimator: gives widths and noise as `custom_components.networks.AcquisitionEstimator` does.
 
     Returns:
-        Widths from 0.25 to 2.5, and the noise from 0 to 0.04 of the [0, 1] scale: what is beyond is set to these.
+        Widths from 0.25 to 1.2, and the noise from 0 to 0.04 of the [0, 1] scale: what is beyond is set to these.
     """
     device = next((weight.device for weight in estimator.parameters()), torch.device("cpu"))
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         x = plain(lowres)[None].to(device, torch.float32)
         factors = torch.tensor([[m / n for n, m in zip(x.shape[2:], shape, strict=True)]], device=device)
         *widths, noise = estimator(x, factors)[0].tolist()
-    return [_within(w, WIDTHS) for w in widths], _within(noise * NOISE_UNIT, NOISE)
+    return [_within(w, ESTIMATED_WIDTH) for w in widths], _within(noise * NOISE_UNIT, NOISE)
 
 
 def _within(value: float, limits: tuple[float, float]) -> float:

@@ -200,7 +200,7 @@ class Stub(nn.Module):
 
 
 class TestEstimated:
-    says = (0.8, 0.9, 1.3, 0.5)
+    says = (0.8, 0.9, 1.1, 0.5)
     noise = pytest.approx(0.015)
 
     @property
@@ -253,7 +253,7 @@ class TestEstimated:
         assert stub.seen == [] and "estimated" not in caplog.text
 
     def test_what_is_beyond_the_training_is_clamped(self):
-        for says, widths, noise in (((-1.0, 0.1, 0.25, -0.2), 0.25, 0.0), ((9.0, 2.5, 3.0, 1.7), 2.5, 0.04)):
+        for says, widths, noise in (((-1.0, 0.1, 0.25, -0.2), 0.25, 0.0), ((9.0, 2.5, 3.0, 1.7), 1.2, 0.04)):
             assert estimated_acquisition(scan(), (24, 20, 12), Stub(*says)) == ([widths] * 3, pytest.approx(noise))
 
     def test_without_gradients_in_single_precision(self):
@@ -284,7 +284,7 @@ class TestEstimated:
         with torch.inference_mode():
             said = network(scan().as_tensor()[None], torch.tensor([[2.0, 1.5, 4.0]]))[0].tolist()
         widths, noise = estimated_acquisition(scan(), (24, 15, 24), network)
-        assert widths == [min(max(w, 0.25), 2.5) for w in said[:3]]
+        assert widths == [min(max(w, 0.25), 1.2) for w in said[:3]]
         assert noise == min(max(said[3] * 0.03, 0.0), 0.04)
 
     def test_something_else_is_refused(self):
