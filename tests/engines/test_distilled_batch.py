@@ -137,7 +137,7 @@ def test_the_overlay_trains_a_small_network_by_a_large_one(write_nifti, tmp_path
         entries.append({"image": f"{name}.nii.gz", "subject": name, "population": population, "modality": "T2w"})
     index = {"training": entries[:2], "validation": entries[2:]}
     (tmp_path / "hr" / "dataset.json").write_text(json.dumps(index))
-    weights = AnyScaleSR(4, 1)
+    weights = AnyScaleSR(4, 1, num_kernels=3)
     nn.init.normal_(weights.detail.weight, std=0.02)
     torch.save(weights.state_dict(), tmp_path / "teacher.pt")
     bundle = ROOT / "bundles" / "brain_mri_sr_any"
