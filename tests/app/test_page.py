@@ -167,6 +167,18 @@ def until(condition, seconds=60):
     return False
 
 
+def write(page, part, text):
+    """Fill in a field. Gradio gives one that has just been shown its first value a moment later, over what was written before."""
+    field = page.locator(f"#{part} :is(input:not([type=range]), textarea)").first
+
+    def stays():
+        field.fill(text)
+        page.wait_for_timeout(300)
+        return field.input_value() == text
+
+    assert until(stays)
+
+
 def pictures(page, plane):
     """Addresses of the left and the right picture of a plane."""
     return sorted(img.get_attribute("src").rsplit("/", 1)[1] for img in page.locator(f"#compare_{plane} img").all())
@@ -258,12 +270,12 @@ def test_what_cannot_be_used_is_said_at_once(page, tmp_path, scan):
     page.locator("#run").wait_for()
     give(page, scan)
     page.locator("#status .good").wait_for()
-    page.locator("#spacing input, #spacing textarea").first.fill("one")
+    write(page, "spacing", "one")
     page.locator("#run").click()
     page.locator("#status .error").wait_for()
     assert status(page) == "target spacing must be one number in mm or three such as 1 1 2.5, got 'one'"
-    page.locator("#spacing input, #spacing textarea").first.fill("0.5")
-    page.locator("#scale input, #scale textarea").first.fill("1.5")
+    write(page, "spacing", "0.5")
+    write(page, "scale", "1.5")
     page.locator("#run").click()
     assert until(lambda: status(page) == "expected a target voxel size or a scale factor, got both")
 
@@ -272,10 +284,10 @@ def test_any_factor_by_the_bundle_that_is_offered_first(page, scan):
     """Also with noise taken away, which the other bundles do not offer."""
     give(page, scan)
     page.locator("#status .good").wait_for()
-    page.locator("#scale input, #scale textarea").first.fill("1.25 1.5 1")
+    write(page, "scale", "1.25 1.5 1")
     assert not page.locator("#denoising_strength").is_visible()
     page.get_by_text("More options").click()
-    page.locator("#denoising_strength input[type=number]").fill("0.5")
+    write(page, "denoising_strength", "0.5")
     page.locator("#run").click()
     page.locator("#result").wait_for()
     assert "24x24x16 \u2192 30x36x16" in page.locator("#numbers").inner_text()
@@ -291,15 +303,15 @@ def test_the_expected_error_stands_beside_the_result(server, page, scan, tmp_pat
     give(page, scan)
     page.locator("#status .good").wait_for()
     page.get_by_text("More options").click()
-    page.locator("#slice_thickness input, #slice_thickness textarea").first.fill("2.5 mm")
-    page.locator("#known_noise_std input, #known_noise_std textarea").first.fill("2")
+    write(page, "slice_thickness", "2.5 mm")
+    write(page, "known_noise_std", "2")
     page.locator("#uncertainty input").check()
     page.locator("#known_acquisition input").click()
     page.get_by_role("option", name="slices of a Gaussian profile").click()
     page.locator("#run").click()
     page.locator("#status .error").wait_for()
     assert status(page) == "expected a slice thickness or a protocol, which has its own, got both"
-    page.locator("#slice_thickness input, #slice_thickness textarea").first.fill("")
+    write(page, "slice_thickness", "")
     page.locator("#run").click()
     page.locator("#result").wait_for()
     page.locator("#about_error").wait_for()
