@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from monai.transforms import Randomizable
 from torch import nn
 
 from ..inferers.autocast import AutocastInferer
-from .rand_acquire_batch import RandAcquireBatch
+from .changed_batch import ChangedBatch
+from .rand_acquire_batch import Prepared, RandAcquireBatch
 
-Prepared = tuple[torch.Tensor, torch.Tensor, tuple[()], dict[str, Any]]
 
-
-class DistilledBatch(Randomizable):
+class DistilledBatch(ChangedBatch):
     r"""Acquire a batch and put the result of a teacher in the place of the truth, or mix the two.
 
     .. math:: x' = a\, (\hat x_0 - U n) + (1 - a)\, x
@@ -52,24 +48,13 @@ class DistilledBatch(Randomizable):
             raise ValueError(f"share must be in [0, 1], got {share!r}")
         if amp_dtype not in (None, "bfloat16", "float16"):
             raise ValueError(f'amp_dtype must be "bfloat16", "float16" or None, got {amp_dtype!r}')
-        self.acquire, self.share = acquire, float(share)
+        super().__init__(acquire)
+        self.share = float(share)
         self.teacher = teacher.eval().requires_grad_(False)
         self.inferer: Inferer = SimpleInferer() if amp_dtype is None else AutocastInferer(getattr(torch, amp_dtype))
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DistilledBatch:
-        """Seed the acquisition; nothing else is random here."""
-        self.acquire.set_random_state(seed, state)
-        return self
-
-    def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **_: Any,
-    ) -> Prepared:
-        """What `acquire` gives, with the new truth as the first channel of the targets `(B, 2, *hr)`."""
-        lr, target, args, kwargs = self.acquire(batchdata, device, non_blocking)
+    def changed(self, lr: torch.Tensor, target: torch.Tensor, args: tuple[()], kwargs: dict[str, Any]) -> Prepared:
+        """The same with the new truth as the first channel of the targets `(B, 2, *hr)`."""
         if not self.share:
             return lr, target, args, kwargs
         with torch.no_grad():

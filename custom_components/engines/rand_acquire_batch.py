@@ -17,6 +17,7 @@ from ..networks.any_scale import ESTIMATED_OF_PATCH, acquisition_condition
 from ..tensors import plain
 
 Range = tuple[float, float]
+Prepared = tuple[torch.Tensor, torch.Tensor, tuple[()], dict[str, Any]]  # what a trainer takes of `prepare_batch`
 
 
 class RandAcquireBatch(Randomizable):
@@ -176,7 +177,7 @@ class RandAcquireBatch(Randomizable):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **_: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[()], dict[str, Any]]:
+    ) -> Prepared:
         """HR patches `image` `(B, 1, n, n, n)` and `spacing` `(B, 3)` in mm to what `SupervisedTrainer` takes of a `prepare_batch`.
 
         Returns:

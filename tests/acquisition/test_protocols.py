@@ -132,14 +132,18 @@ class TestSliceProfile:
         ids=repr,
     )
     @pytest.mark.parametrize("factor", [12, 24])
-    def test_width_is_that_of_a_gaussian_of_the_measured_variance_in_lr_voxels(self, protocol, factor):
-        """For a Gaussian the width at half maximum, for a box less. Voxels of the HR grid add a little to a box."""
-        row = acquisition_operator((480,), (480 // factor,), protocol).matrices[0][240 // factor].numpy()
-        at = np.arange(480)
+    def test_width_is_the_measured_fwhm_in_lr_voxels(self, protocol, factor):
+        """Of a box, that of the Gaussian of its variance."""
+        row = acquisition_operator((480,), (480 // factor,), protocol).matrices[0][240 // factor]
+        equivalent = 1 if protocol.blur == "gaussian" else np.sqrt(8 * np.log(2) / 12)
+        assert protocol.width(factor) == pytest.approx(equivalent * self.width(row, 1 / factor), rel=0.01)
+
+    def test_width_of_a_box_is_that_of_a_gaussian_of_the_measured_variance(self):
+        """Measured on HR voxels so fine that those which the box covers in part do not count."""
+        protocol, factor, at = Protocol("box", thickness=0.75, boundary="reflect"), 48, np.arange(480)
+        row = acquisition_operator((480,), (480 // factor,), protocol).matrices[0][5].numpy()
         variance = row @ (at - row @ at) ** 2
-        assert protocol.width(factor) == pytest.approx(2 * np.sqrt(2 * np.log(2) * variance) / factor, rel=0.015)
-        if protocol.blur == "gaussian":
-            assert protocol.width(factor) == pytest.approx(self.width(torch.from_numpy(row), 1 / factor), rel=0.01)
+        assert protocol.width(factor) == pytest.approx(np.sqrt(8 * np.log(2) * variance) / factor, rel=0.01)
 
     def test_no_blur_has_no_width(self):
         assert PROTOCOLS["bicubic"].width(2.0) is None

@@ -228,12 +228,12 @@ class TestCondition:
         assert not estimator.training and not any(p.requires_grad for p in estimator.parameters())
 
     @pytest.mark.parametrize(
-        "given",
-        [{"known_prob": 1.1}, {"known_prob": [0.5, 0.5]}, {"noise_known_prob": -0.1}, {"estimated_prob": [0.5, 0.5]}],
+        ("name", "given"),
+        [("known_prob", 1.1), ("known_prob", [0.5, 0.5]), ("noise_known_prob", -0.1), ("estimated_prob", [0.5, 0.5])],
     )
-    def test_bad_probabilities(self, given):
-        with pytest.raises(ValueError, match=r"_prob must be in \[0, 1\], one or one per profile"):
-            RandAcquireBatch(**given)
+    def test_bad_probabilities(self, name, given):
+        with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\], one or one per profile"):
+            RandAcquireBatch(**{name: given})
 
 
 class TestDraws:
