@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,11 +16,11 @@ def orthogonalized(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The matrix with singular values of about 1 in place of its own (0.7 to 1.2 after 5 steps), by Newton-Schulz iterations.
 
     Args:
-        matrix: `(N, M)`, floating point.
+        matrix: `(..., N, M)`, floating point; axes before the last two are many matrices.
         steps: iterations, of which each multiplies small singular values by 3.4.
 
     Returns:
-        `(N, M)`, float32; zeros where the matrix is zero.
+        `(..., N, M)`, float32; zeros where the matrix is zero.
 
     Reference:
         K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, https://kellerjordan.github.io/posts/muon.
@@ -30,14 +30,22 @@ def orthogonalized(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
         tensor([1.1081, 1.1081])
     """
     x: torch.Tensor = matrix.float()
-    tall = x.shape[0] > x.shape[1]
+    tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.T
-    x = x / x.norm().clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = _LINEAR * x + (_CUBIC * gram + _QUINTIC * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
+
+
+def _by_shape(parameters: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The parameters, those of one shape and device together."""
+    groups: dict[tuple[Any, ...], list[torch.Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault((parameter.shape, parameter.device), []).append(parameter)
+    return list(groups.values())
 
 
 class Muon(torch.optim.Optimizer):
@@ -99,19 +107,28 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    (self._kernel if group["orthogonal"] else self._other)(parameter, group)
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonal"]:
+                for alike in _by_shape(moving):
+                    self._kernels(alike, group)
+            else:
+                for parameter in moving:
+                    self._other(parameter, group)
         return loss
 
-    def _kernel(self, kernel: torch.Tensor, group: dict[str, Any]) -> None:
-        gradient, state = cast(torch.Tensor, kernel.grad), self.state[kernel]
-        if not state:
-            state["momentum"] = torch.zeros_like(kernel)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-        rate = group["lr"] * max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-        kernel.add_(orthogonalized(update).reshape(kernel.shape), alpha=-rate)
+    def _kernels(self, kernels: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+        """Step kernels of one shape, at once: single matrices are too small to be multiplied fast."""
+        updates = []
+        for kernel in kernels:
+            gradient, state = cast(torch.Tensor, kernel.grad), self.state[kernel]
+            if not state:
+                state["momentum"] = torch.zeros_like(kernel)
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(state["momentum"], group["momentum"]).flatten(1))
+        rows, columns = updates[0].shape
+        rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for kernel, step in zip(kernels, orthogonalized(torch.stack(updates)), strict=True):
+            kernel.add_(step.reshape(kernel.shape), alpha=-rate)
 
     def _other(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         gradient, state = cast(torch.Tensor, parameter.grad), self.state[parameter]
