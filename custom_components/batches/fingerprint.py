@@ -31,7 +31,8 @@ def fingerprint(*parts: Any) -> str:
 def described(thing: Any, leave_out: Collection[str] = NO_PART_OF_IT) -> Any:
     """An object as plain lists, dictionaries and values, the same in each process: its class and its public attributes.
 
-    Of a network there are the modules inside too, and no weights. Functions and what has no attributes give their names.
+    Of a network there are the modules inside too, and no weights, but for the name that `custom_components.pretrained.with_weights`
+    gives them. Functions and what has no attributes give their names.
 
     Args:
         thing: say a transform, a `Compose` of them, an inferer, a network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..networks.wrapping import unwrapped
 logger = logging.getLogger(__name__)
 
 
-def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+def load_weights(network: torch.nn.Module, path: str | Path, new: str | None = None) -> None:
     """Load a state dict into a network, strictly.
 
     MONAI's `CheckpointLoader` gives a traceback where a file is missing or foreign; here it is one line.
@@ -26,6 +27,7 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
         network: a network, wrapped or not (see `custom_components.networks.wrapping`).
         path: a file of `torch.save`: a flat state dict, or one under the key `network` or `model`; or a Caffe model, of which the
             name ends with `.caffemodel` (see `custom_components.caffe`).
+        new: regular expression, found in the names of tensors that the file may lack: these stay as they are.
 
     Raises:
         ScanError: when the file is missing, no checkpoint, or of another network.
@@ -39,14 +41,15 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     own = target.state_dict()
     if not isinstance(state, Mapping):
         raise ScanError(f"{path}: expected a state dict, got {type(state).__name__}")
-    missing = [name for name in own if name not in state]
+    kept = {name: tensor for name, tensor in own.items() if new is not None and re.search(new, name)}
+    missing = [name for name in own if name not in state and name not in kept]
     foreign = [name for name in state if name not in own]
     other = [name for name in own if name in state and tuple(state[name].shape) != tuple(own[name].shape)]
     if missing or foreign or other:
         kinds = {"missing": missing, "foreign": foreign, "of another shape": other}
         counts = [f"{len(names)} {kind} (say {names[0]})" for kind, names in kinds.items() if names]
         raise ScanError(f"{path}: expected the weights of {type(target).__name__}, got tensors {', '.join(counts)}")
-    target.load_state_dict(state)
+    target.load_state_dict({**kept, **state})
     logger.info("weights from %s", path)
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
+from ..batches.fingerprint import content
 from ..handlers.weights_loader import load_weights
 from ..networks.progressive import ProgressiveRRDBNet
 
 
 def with_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """The network itself, with the weights of a file that is one of `custom_components.handlers.load_weights`.
+
+    It has the file's `content` as its attribute `weights_sha256`, so that results of other weights have another fingerprint.
 
     Raises:
         ScanError: as there.
@@ -26,6 +29,7 @@ def with_weights(network: nn.Module, path: str | Path) -> nn.Module:
             }
     """
     load_weights(network, path)
+    network.weights_sha256 = content(path)  # type: ignore[assignment]
     return network
 
 

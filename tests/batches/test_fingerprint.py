@@ -11,8 +11,9 @@ from monai.transforms import Compose, RandScaleIntensityd
 
 from custom_components.batches.fingerprint import content, described, fingerprint, result_state, scan_state
 from custom_components.inferers import ExactInferer
-from custom_components.networks import ReCNN
-from custom_components.transforms import LoadScand, SaveScand, ToTargetGridd
+from custom_components.networks import AcquisitionEstimator, ReCNN
+from custom_components.pretrained import with_weights
+from custom_components.transforms import DescribeAcquisition, LoadScand, SaveScand, ToTargetGridd
 from custom_components.transforms.picture import write_png
 
 
@@ -50,6 +51,16 @@ class TestDescribed:
         assert described(there) == described(SaveScand("pred", output_dir="here"))
         network = ReCNN(3, num_layers=2, num_filters=2)
         assert described(network.eval()) == described(network.train())
+
+    def test_weights_that_a_part_has_from_a_file(self, tmp_path):
+        """Those of the network itself count by its checkpoint; a transform's network has none."""
+        texts = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            torch.save(AcquisitionEstimator(2).state_dict(), tmp_path / "estimator.pt")
+            estimator = with_weights(AcquisitionEstimator(2), tmp_path / "estimator.pt")
+            texts.append(described([DescribeAcquisition(estimator=estimator)]))
+        assert texts[0] == texts[1] != texts[2]
 
     def test_plain_values_functions_and_what_has_no_attributes(self):
         class Odd:

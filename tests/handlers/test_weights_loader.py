@@ -26,6 +26,20 @@ def test_flat_and_nested_state_dicts(tmp_path, wrap, parallel):
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), other.parameters(), strict=True))
 
 
+def test_tensors_that_are_new_may_be_missing(tmp_path):
+    saved, other, before = network(1), network(2), network(2)
+    torch.save({k: v for k, v in saved.state_dict().items() if k.startswith("0.")}, tmp_path / "w.pt")
+    load_weights(other, tmp_path / "w.pt", new=r"^1\.")
+    got = other.state_dict()
+    for name, expected in {**before.state_dict(), **torch.load(tmp_path / "w.pt")}.items():
+        assert torch.equal(got[name], expected), name
+    with pytest.raises(ScanError, match=r"got tensors 1 missing \(say 1\.weight\)$"):
+        load_weights(other, tmp_path / "w.pt", new=r"bias")
+    torch.save(saved.state_dict(), tmp_path / "w.pt")
+    load_weights(other, tmp_path / "w.pt", new=r"^1\.")  # what the file does have is taken
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), other.parameters(), strict=True))
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("this must not run",))
