@@ -146,11 +146,13 @@ class _ConditionedBlock(nn.Module):
 
 
 class PlainResidual(nn.Module):
-    """An `AnyScaleSR` for one condition and one target: convolutions and additions alone, `(B, 1, *lr)` to `(B, C', *lr)`."""
+    """An `AnyScaleSR` for one condition and one target: convolutions, additions and magnitudes, `(B, 1, *lr)` to `(B, C', *lr)`."""
 
-    def __init__(self, head: nn.Module, blocks: Sequence[nn.Module], tail: nn.Module) -> None:
+    def __init__(
+        self, head: nn.Module, blocks: Sequence[nn.Module], tail: nn.Module, error: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.head, self.blocks, self.tail = head, nn.ModuleList(blocks), tail
+        self.head, self.blocks, self.tail, self.error = head, nn.ModuleList(blocks), tail, error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` to `(B, C', *lr)`."""
@@ -158,8 +160,9 @@ class PlainResidual(nn.Module):
         y = first
         for block in self.blocks:
             y = y + block(y)
-        z: torch.Tensor = self.tail(y + first)
-        return z
+        y = y + first
+        z: torch.Tensor = self.tail(y)
+        return z if self.error is None else torch.cat([z, self.error(y.abs())], 1)
 
 
 class AnyScaleSR(nn.Module):
@@ -176,7 +179,8 @@ class AnyScaleSR(nn.Module):
     The conditional mean of the sharp image is the sum of those of its parts, hence one network of squared errors gives both: `c`
     for a result that keeps the noise as a spline would (denoising strength s = 0), and the noise :math:`\hat n` itself, of which
     any part may be taken away. :math:`\hat v` is the logarithm of the expected squared error in the LR voxel (see
-    `custom_components.losses.ErrorLikelihoodLoss`); no gradient of it goes into the features.
+    `custom_components.losses.ErrorLikelihoodLoss`), by the magnitudes of the features, as errors are as large at edges to dark as
+    at those to bright. No gradient of it goes into the features.
 
     What is known of the acquisition mixes the kernels (B. Yang et al., CondConv, 2019, arXiv:1904.04971) and scales and shifts the
     features of each block (FiLM: E. Perez et al., 2018, arXiv:1709.07871). For one scan it is constant, and goes into the weights,
@@ -283,6 +287,11 @@ class AnyScaleSR(nn.Module):
             y = block(y, told)
         return y + first
 
+    def expected_error(self, features: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the expected squared error on the LR grid, `(B, 1, *lr)`, by features `(B, num_filters, *lr)`."""
+        error: torch.Tensor = self.error(features.abs())
+        return error
+
     def forward(self, x: torch.Tensor, shape: Sequence[int], condition: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` and a condition `(B, 14)` to `(B, 3, *shape)`, float32."""
         lr_shape, told = tuple(x.shape[2:]), self.told(condition)
@@ -291,7 +300,7 @@ class AnyScaleSR(nn.Module):
         detail = self.decode(_convolved(y, kernels, bias), shape)
         grid = interpolation_operator(lr_shape, shape)
         image, noise = grid(x.float()), grid(self.noise(y).float())
-        error = interpolation_operator(lr_shape, shape, "linear")(self.error(y.detach()).float())
+        error = interpolation_operator(lr_shape, shape, "linear")(self.expected_error(y.detach()).float())
         return torch.cat([image + detail, noise, error], 1)
 
     def folded(
@@ -310,7 +319,8 @@ class AnyScaleSR(nn.Module):
             (weight,), bias = self._detail_weights(told, lr_shape, shape)
             pairs = [(weight, bias)]
             if maps:
-                pairs += [_weights(self.noise), _weights(self.error)]
+                pairs.append(_weights(self.noise))
             tail = _frozen(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
             branches = [block.folded(told) for block in cast("Sequence[_ConditionedBlock]", self.blocks)]
-        return PlainResidual(_frozen(*_weights(self.head)), branches, tail).eval()
+            error = _frozen(*_weights(self.error)) if maps else None
+        return PlainResidual(_frozen(*_weights(self.head)), branches, tail, error).eval()

@@ -34,7 +34,7 @@ class _OnTheGrid(nn.Module):
         network = self.network
         told = network.told(condition)
         y = network.features(image, told)
-        return network.detail(y, told), network.noise(y), network.error(y)
+        return network.detail(y, told), network.noise(y), network.expected_error(y)
 
 
 def network_of(state: Mapping[str, Any]) -> AnyScaleSR:

@@ -147,9 +147,10 @@ class TestForward:
         with torch.no_grad():
             got = network(x, shape, condition)
             features = written_out(network, x, condition)
-            maps = [functional.conv3d(features, m.weight, m.bias, padding=1) for m in (network.noise, network.error)]
+            noise = functional.conv3d(features, network.noise.weight, network.noise.bias, padding=1)
+            error = functional.conv3d(features.abs(), network.error.weight, network.error.bias, padding=1)
             image = splines(x, shape) + general_path(network, features, shape, condition)
-        expected = [image, splines(maps[0], shape), splines(maps[1], shape, order=1)]
+        expected = [image, splines(noise, shape), splines(error, shape, order=1)]
         assert got.shape == (2, 3, *shape)
         for channel, truth in zip(got.unbind(1), expected, strict=True):
             torch.testing.assert_close(channel, truth, rtol=0, atol=1e-5)
@@ -296,12 +297,14 @@ class TestFolded:
         network(x, (8, 10, 6), condition).square().sum().backward()
         assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
-    def test_is_convolutions_and_additions_alone(self):
+    def test_is_convolutions_additions_and_magnitudes_alone(self):
         """What `ExactInferer` streams."""
         folded = made().folded(conditions(1)[0], LR, (8, 10, 6))
         traced = torch.fx.symbolic_trace(folded)
         modules = [type(folded.get_submodule(n.target)) for n in traced.graph.nodes if n.op == "call_module"]
-        assert modules == [nn.Conv3d, *[nn.Conv3d, nn.ReLU, nn.Conv3d] * 2, nn.Conv3d]
+        assert modules == [nn.Conv3d, *[nn.Conv3d, nn.ReLU, nn.Conv3d] * 2, nn.Conv3d, nn.Conv3d]
+        without = torch.fx.symbolic_trace(made().folded(conditions(1)[0], LR, (8, 10, 6), maps=False))
+        assert [n.op for n in without.graph.nodes].count("call_module") == len(modules) - 1
 
 
 class TestState:
