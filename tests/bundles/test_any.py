@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from custom_components.transforms import (
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "brain_mri_sr_any"
 FOLDER = ROOT / "configs" / "any"
+FINE_TUNE = ROOT / "configs" / "fine_tune.json"
 SCAN = ROOT / ".." / "shared" / "data" / "adult_t1" / "vxm-scan_T1w.nii.gz"
 EXACT = {"amp_dtype": None, "output_dtype": "float32"}
 
@@ -87,6 +89,29 @@ def test_the_scans_of_the_shipped_weights(prepare_training):
         assert count["a0"] == count["a1"] > count["a3"] > count["sta-25"]
     assert counts[0]["sta-25"] > counts[1]["sta-25"] == 0
     assert factors[1] == [2] and len(factors[0]) > 1
+
+
+def test_each_stage_of_the_shipped_weights_changes_its_own_part(prepare_training, tmp_path):
+    """One kernel per layer, then the others and what mixes them, then the expected error; so the reference stays."""
+    options = {"batch_size": 2, "patch_size": 16, "margin": 6, "network_def::num_filters": 4, "patches_per_scan": 1}
+    stages = (
+        ("first_stage", [], "(head|first|second|detail|noise|error).(weight|bias)|modulation.bias"),
+        ("second_stage", [FINE_TUNE], "variants|shares|condition|modulation.weight|(noise|error).(weight|bias)"),
+        ("error_stage", [FINE_TUNE], "error.(weight|bias)"),
+    )
+    kernels, weights = [], tmp_path / "stage.pt"
+    for name, before, own in stages:
+        start = {"start_from": str(weights)} if before else {}
+        overlays = [FOLDER / "shipped_weights.json", *before, FOLDER / f"{name}.json"]
+        get = prepare_training(BUNDLE, *overlays, **options, **start).parser.get_parsed_content
+        network = get("network_def")
+        given = torch.load(weights) if before else {}
+        assert all(torch.equal(network.state_dict()[key], value) for key, value in given.items())
+        trained = {key for key, parameter in network.named_parameters() if parameter.requires_grad}
+        assert trained == {key for key, _ in network.named_parameters() if re.search(own, key)}, name
+        kernels.append(len(network.detail.variants) + 1)
+        torch.save(network.state_dict(), weights)
+    assert kernels == [1, 3, 3]
 
 
 @pytest.mark.parametrize(
