@@ -40,9 +40,13 @@ class Convolution:
         sizes: Sequence[int],
         thickness: int,
         dtype: torch.dtype,
+        made: torch.dtype,
         scratch: Scratch,
     ) -> None:
-        """`axes`: the streamed one, then the others; on these the input's and the result's extents, and the volume's sizes."""
+        """`axes`: the streamed one, then the others; on these the input's and the result's extents, and the volume's sizes.
+
+        `dtype` is what it computes in, `made` that of its result.
+        """
         conv = cast(nn.Conv3d, node.convolution)
         memory_format = torch.channels_last if len(axes) == 2 else torch.channels_last_3d
         order = [0, 1, *(a + 2 for a in axes)]
@@ -52,7 +56,7 @@ class Convolution:
         self.function = _function(self.weight)
         self.groups, self.stride, self.dilation = conv.groups, [1] * len(axes), [conv.dilation[a] for a in axes]
         self.reach, *reach = (node.reach[a] for a in axes)
-        self.relu, self.channels, self.scratch = node.relu, conv.in_channels, scratch
+        self.relu, self.channels, self.made, self.scratch = node.relu, conv.in_channels, made, scratch
         self.limit = max(thickness, self.reach)
         need = around(want, reach, sizes)
         # Padding is that of the volume's border. Where only one side is at the border, the other side's is cut away
@@ -99,7 +103,7 @@ class Convolution:
         if total <= 2 * self.reach:
             return None, self.done
         result = self.function(block, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
-        return cropped(result, self.crop_output), self.done
+        return cropped(result, self.crop_output).to(self.made), self.done
 
     def _keep(self, slices: Tensor) -> None:
         if self.done or self.held == 0:

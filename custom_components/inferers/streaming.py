@@ -100,7 +100,8 @@ class Program:
             window: extent per spatial axis, on the input's grid; that of `axis` is the whole axis.
             thickness: slices of the input per step, at least 1.
             dtype: of the values, as the network's parameters.
-            low_precision: of the convolutions, where it differs.
+            low_precision: of the convolutions, where it differs; not of those that read the volume itself, which have few channels:
+                to round the scan costs more than all that comes after.
             device: of the network; slices are brought to it.
             advance: called after each write with the number of slices of the volume that are done.
         """
@@ -112,15 +113,18 @@ class Program:
             [self.extent(i, a, window[a], n) for a, n in zip(axes[1:], sizes, strict=True)]
             for i in range(len(self.nodes))
         ]
-        scratch = Scratch(len(volume))
+        scratch: dict[torch.dtype, Scratch] = {}
         states: list[State] = []
         for node, want in zip(self.nodes, extents, strict=True):
             have = [extents[j] for j in node.inputs]
             grid = self.factors[node.inputs[0] if node.inputs else 0]  # that of its input
             thick, *full = (n * grid[a] for n, a in zip((thickness, *sizes), axes, strict=True))
             if node.convolution is not None:
-                precision = low_precision or dtype
-                states.append(Convolution(node, axes, have[0], want, full, thick, precision, scratch))
+                made = low_precision or dtype
+                reads_volume = not self.nodes[node.inputs[0]].inputs
+                precision = dtype if reads_volume else made
+                memory = scratch.setdefault(precision, Scratch(len(volume)))
+                states.append(Convolution(node, axes, have[0], want, full, thick, precision, made, memory))
             elif node.scale:
                 states.append(Upsampling(node, axes, have[0], want, full, thick))
             elif node.function is not None:

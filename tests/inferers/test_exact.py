@@ -209,6 +209,22 @@ def test_low_precision_is_that_of_autocast() -> None:
     assert torch.equal(ExactInferer()(volume, network), ExactInferer()(volume, network))
 
 
+def test_the_volume_is_read_in_full_precision() -> None:
+    """Detail of 1e-3 on ground of 0.75: bfloat16 has steps of 4e-3 there, and would not see it."""
+    torch.manual_seed(0)
+    network, volume = Residual(1, 8), 0.75 + 1e-3 * torch.rand(1, 1, 10, 9, 8)
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv3d))
+    with torch.no_grad():
+        first.weight.sub_(first.weight.mean((2, 3, 4), keepdim=True)).mul_(1e3)
+    inside = (..., slice(2, -2), slice(2, -2), slice(2, -2))
+    exact = (whole(network, volume) - volume)[inside]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = (whole(network, volume) - volume)[inside]
+    chosen = (ExactInferer(amp_dtype="bfloat16")(volume, network) - volume)[inside]
+    assert (rounded - exact).abs().max() > 0.3 * exact.std()
+    assert (chosen - exact).abs().max() < 0.03 * exact.abs().max()
+
+
 def test_progress_counts_every_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = []
 
