@@ -40,12 +40,12 @@ class Convolution:
         sizes: Sequence[int],
         thickness: int,
         dtype: torch.dtype,
-        made: torch.dtype,
+        result_dtype: torch.dtype,
         scratch: Scratch,
     ) -> None:
         """`axes`: the streamed one, then the others; on these the input's and the result's extents, and the volume's sizes.
 
-        `dtype` is what it computes in, `made` that of its result.
+        `dtype` is what it computes in, `result_dtype` that of its result.
         """
         conv = cast(nn.Conv3d, node.convolution)
         memory_format = torch.channels_last if len(axes) == 2 else torch.channels_last_3d
@@ -56,7 +56,8 @@ class Convolution:
         self.function = _function(self.weight)
         self.groups, self.stride, self.dilation = conv.groups, [1] * len(axes), [conv.dilation[a] for a in axes]
         self.reach, *reach = (node.reach[a] for a in axes)
-        self.relu, self.channels, self.made, self.scratch = node.relu, conv.in_channels, made, scratch
+        self.relu, self.channels, self.scratch = node.relu, conv.in_channels, scratch
+        self.result_dtype = result_dtype
         self.limit = max(thickness, self.reach)
         need = around(want, reach, sizes)
         # Padding is that of the volume's border. Where only one side is at the border, the other side's is cut away
@@ -103,7 +104,7 @@ class Convolution:
         if total <= 2 * self.reach:
             return None, self.done
         result = self.function(block, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
-        return cropped(result, self.crop_output).to(self.made), self.done
+        return cropped(result, self.crop_output).to(self.result_dtype), self.done
 
     def _keep(self, slices: Tensor) -> None:
         if self.done or self.held == 0:

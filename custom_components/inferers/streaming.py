@@ -120,11 +120,11 @@ class Program:
             grid = self.factors[node.inputs[0] if node.inputs else 0]  # that of its input
             thick, *full = (n * grid[a] for n, a in zip((thickness, *sizes), axes, strict=True))
             if node.convolution is not None:
-                made = low_precision or dtype
+                low = low_precision or dtype
                 reads_volume = not self.nodes[node.inputs[0]].inputs
-                precision = dtype if reads_volume else made
+                precision = dtype if reads_volume else low
                 memory = scratch.setdefault(precision, Scratch(len(volume)))
-                states.append(Convolution(node, axes, have[0], want, full, thick, precision, made, memory))
+                states.append(Convolution(node, axes, have[0], want, full, thick, precision, low, memory))
             elif node.scale:
                 states.append(Upsampling(node, axes, have[0], want, full, thick))
             elif node.function is not None:
