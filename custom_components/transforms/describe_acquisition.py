@@ -23,8 +23,9 @@ from ..tensors import plain
 logger = logging.getLogger(__name__)
 
 MAX_WIDTH = 3.0  # LR voxels: no overlap of slices takes a profile beyond that
-# of estimates: few scanners blur by more, while smooth anatomy looks as if; to sharpen by too wide a profile costs the most
-ESTIMATED_WIDTH = (WIDTHS[0], 1.2)
+# Of estimates: the widest, in LR voxels and in LR voxels per factor, and the part of that which noise of 3 % takes off. Few
+# scanners blur by more, while smooth anatomy looks as if; too wide a profile costs the most where there is little to gain.
+WIDEST, WIDEST_PER_FACTOR, LESS_IN_NOISE = 1.2, 0.6, 0.45
 
 
 def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> tuple[float | None, list[str]]:
@@ -43,24 +44,34 @@ def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> 
 
 
 def estimated_acquisition(
-    lowres: torch.Tensor, shape: Sequence[int], estimator: nn.Module
+    lowres: torch.Tensor, shape: Sequence[int], estimator: nn.Module, noise_std: float | None = None
 ) -> tuple[list[float], float]:
-    """Widths of the slice profile in LR voxels per axis and standard deviation of the noise, by an estimator.
+    r"""Widths of the slice profile in LR voxels per axis and standard deviation of the noise, by an estimator.
+
+    .. math:: 0.25 \le w_a \le \min(1.2,\, 0.6\, m_a / n_a) \left(1 - 0.45\, \frac{\sigma}{0.03}\right)
+
+    Where anatomy is smooth by itself an estimate is too wide, and a result sharpened by too wide a profile can be worse than a
+    spline: the limit is lower where there is less to gain, at small factors m / n and in noise :math:`\sigma`.
 
     Args:
-        lowres: the LR scan, `(1, X, Y, Z)` in [0, 1].
-        shape: voxels per axis of the HR grid over the same field of view.
+        lowres: the LR scan, `(1, X, Y, Z)` in [0, 1], `n` voxels per axis.
+        shape: voxels `m` per axis of the HR grid over the same field of view.
         estimator: gives widths and noise as `custom_components.networks.AcquisitionEstimator` does.
+        noise_std: standard deviation of the noise on the [0, 1] scale; None: not known, estimated too.
 
     Returns:
-        Widths from 0.25 to 1.2, and the noise from 0 to 0.04 of the [0, 1] scale: what is beyond is set to these.
+        Widths within these limits, and the noise: that given, or the estimate from 0 to 0.04, what is beyond set to these.
     """
     device = next((weight.device for weight in estimator.parameters()), torch.device("cpu"))
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         x = plain(lowres)[None].to(device, torch.float32)
-        factors = torch.tensor([[m / n for n, m in zip(x.shape[2:], shape, strict=True)]], device=device)
-        *widths, noise = estimator(x, factors)[0].tolist()
-    return [_within(w, ESTIMATED_WIDTH) for w in widths], _within(noise * NOISE_UNIT, NOISE)
+        factors = [m / n for n, m in zip(x.shape[2:], shape, strict=True)]
+        *widths, noise = estimator(x, torch.tensor([factors], device=device))[0].tolist()
+    if noise_std is None:
+        noise_std = _within(noise * NOISE_UNIT, NOISE)
+    left = 1 - LESS_IN_NOISE * _within(noise_std, NOISE) / NOISE_UNIT
+    widest = [min(WIDEST, WIDEST_PER_FACTOR * factor) * left for factor in factors]
+    return [_within(w, (WIDTHS[0], most)) for w, most in zip(widths, widest, strict=True)], noise_std
 
 
 def _within(value: float, limits: tuple[float, float]) -> float:
@@ -128,7 +139,7 @@ def describe_acquisition(
             )
     open_axes = [axis for axis in range(3) if protocol is None and width[axis] is None and shape[axis] > size[axis]]
     if estimator is not None and (open_axes or noise_std is None):
-        widths, noise = estimated_acquisition(lowres, shape, estimator)
+        widths, noise = estimated_acquisition(lowres, shape, estimator, noise_std)
         told = []
         for axis in open_axes:
             width[axis], certainty[axis] = widths[axis], ESTIMATED

@@ -200,7 +200,7 @@ class Stub(nn.Module):
 
 
 class TestEstimated:
-    says = (0.8, 0.9, 1.1, 0.5)
+    says = (0.6, 0.7, 0.9, 0.5)
     noise = pytest.approx(0.015)
 
     @property
@@ -253,8 +253,21 @@ class TestEstimated:
         assert stub.seen == [] and "estimated" not in caplog.text
 
     def test_what_is_beyond_the_training_is_clamped(self):
-        for says, widths, noise in (((-1.0, 0.1, 0.25, -0.2), 0.25, 0.0), ((9.0, 2.5, 3.0, 1.7), 1.2, 0.04)):
-            assert estimated_acquisition(scan(), (24, 20, 12), Stub(*says)) == ([widths] * 3, pytest.approx(noise))
+        for says, widths, noise in (((-1.0, 0.1, 0.25, -0.2), 0.25, 0.0), ((9.0, 2.5, 3.0, 1.7), 0.48, 0.04)):
+            found = estimated_acquisition(scan(), (24, 20, 12), Stub(*says))
+            assert found == ([pytest.approx(widths)] * 3, pytest.approx(noise))
+
+    @pytest.mark.parametrize(
+        ("noise", "given", "left"), [(0.0, None, 1.0), (0.5, None, 0.775), (1.0, None, 0.55), (1.0, 0.015, 0.775)]
+    )
+    def test_widths_are_limited_the_more_the_less_there_is_to_gain(self, noise, given, left):
+        """By 0.6 LR voxels per factor, 1.2 at most, less 45 % at 3 % of noise; a noise that is known counts before the estimate."""
+        data, stub = item((1.2, 1.5, 4)), Stub(5.0, 5.0, 5.0, noise)
+        shape, lowres = data["image"].shape[1:], data["lowres"]
+        factors = [m / n for n, m in zip(lowres.shape[1:], shape, strict=True)]
+        widths, found = estimated_acquisition(lowres, shape, stub, given)
+        assert widths == [pytest.approx(min(1.2, 0.6 * f) * left) for f in factors]
+        assert found == pytest.approx(0.03 * noise if given is None else given)
 
     def test_without_gradients_in_single_precision(self):
         stub = Stub(*self.says)
@@ -284,7 +297,9 @@ class TestEstimated:
         with torch.inference_mode():
             said = network(scan().as_tensor()[None], torch.tensor([[2.0, 1.5, 4.0]]))[0].tolist()
         widths, noise = estimated_acquisition(scan(), (24, 15, 24), network)
-        assert widths == [min(max(w, 0.25), 1.2) for w in said[:3]]
+        left = 1 - 0.45 * min(max(said[3], 0), 4 / 3)
+        limits = [1.2 * left, 0.9 * left, 1.2 * left]
+        assert widths == [pytest.approx(min(max(w, 0.25), most)) for w, most in zip(said[:3], limits, strict=True)]
         assert noise == min(max(said[3] * 0.03, 0.0), 0.04)
 
     def test_something_else_is_refused(self):
