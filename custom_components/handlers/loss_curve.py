@@ -121,15 +121,13 @@ class LossCurve:
         positive = all(r["loss"] > 0 for r in self.rows)  # a likelihood may fall below 0
         left.set(xlabel="epoch", ylabel="training loss", yscale="log" if positive else "linear")
         for i, name in enumerate(n for n in names if n.endswith("psnr") and n not in terms):
-            right.plot(*self._points(name), label=name, color=look(i).colour, linestyle=look(i).line)
-        right.set(xlabel="epoch", ylabel="dB")
+            right.plot(*self._points(name), label=name, **_line(i))
+        right.set(xlabel="epoch", ylabel="dB", xlim=left.get_xlim())
         for axes in others:
             sizes = [abs(r[name]) for r in self.rows for name in terms if name in r]
             finite = [size for size in sizes if 0 < size < math.inf]
             for i, name in enumerate(terms):
-                style = look(i)
-                drawn = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "markersize": 3}
-                axes.plot(*self._points(name), label=name.removeprefix(TERM), linewidth=1, **drawn)
+                axes.plot(*self._points(name), label=name.removeprefix(TERM), linewidth=1, **_line(i))
             axes.set(xlabel="epoch", ylabel="terms before their weights")
             # linear below the smallest of them, but for no more than six decades
             axes.set_yscale("symlog", linthresh=max(min(finite), 1e-6 * max(finite)) if finite else 1)
@@ -142,3 +140,9 @@ class LossCurve:
     def _points(self, name: str) -> tuple[list[float], list[float]]:
         rows = [r for r in self.rows if name in r]
         return [r["epoch"] for r in rows], [r[name] for r in rows]
+
+
+def _line(i: int) -> dict[str, Any]:
+    """How the i-th line is drawn: with a mark at each epoch, as there may be one alone."""
+    style = look(i)
+    return {"color": style.colour, "linestyle": style.line, "marker": style.marker, "markersize": 3}

@@ -70,6 +70,25 @@ def test_metrics_stand_in_the_epochs_that_were_validated(tmp_path):
     ]
 
 
+def test_one_validation_alone_is_seen(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("custom_components.handlers.loss_curve.save", lambda figure, _: figures.append(figure))
+    evaluator = Engine(lambda *_: None)
+    engine = Engine(lambda *_: {"loss": torch.tensor(1.0)})
+
+    @engine.on(Events.EPOCH_COMPLETED(once=4))
+    def validate():
+        evaluator.state.epoch, evaluator.state.metrics = 4, {"psnr": 30.0}
+
+    LossCurve(tmp_path, evaluator=evaluator).attach(engine)
+    engine.run([0], max_epochs=4)
+    loss, decibels = figures[-1].axes
+    (line,) = decibels.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([4], [30])
+    assert line.get_marker() not in ("", "None", None)
+    assert decibels.get_xlim() == loss.get_xlim()
+
+
 def test_share_of_time_that_is_spent_on_data(tmp_path):
     def slow():
         for x in (1, 2, 3):
