@@ -520,6 +520,7 @@ sys.path.insert(0, str(Path(sys.argv[3]).parent))
 import test_adversarial as t
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as Wrapped
+from custom_components.processes import leave_process_group
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -538,7 +539,7 @@ try:
 except ValueError as error:
     found["error"] = str(error)
 torch.save(found, f"{folder}/rank{rank}.pt")
-torch.distributed.destroy_process_group()
+leave_process_group()
 """
 
 
