@@ -162,23 +162,24 @@ def _operations(program: Program, axis: int, length: int, totals: Sequence[int],
 
 
 class _MemoryModel:
-    """Bytes held at most: the last slices of convolutions, weights, waiting slices, the scratch block, live values."""
+    """Bytes held at most: the last slices of convolutions, weights, waiting slices, scratch blocks, live values."""
 
     def __init__(self, program: Program, axis: int, itemsize: int, conv_itemsize: int) -> None:
         nodes, lags = program.nodes, program.lags
-        self.weights = conv_itemsize * sum(n.convolution.weight.numel() for n in nodes if n.convolution)
+        computed = {n: itemsize if program.reads_volume(n) else conv_itemsize for n in nodes}
+        self.weights = sum(computed[n] * n.convolution.weight.numel() for n in nodes if n.convolution)
         self.factors = [factor[axis] for factor in program.factors]
         self.reach = max(-(-n.reach[axis] // self.factors[j]) for n in nodes for j in (n.inputs or (0,)))
         self.tails: list[tuple[int, int, int]] = []  # node, slices, bytes per voxel
-        self.blocks: list[tuple[int, int, int]] = []
+        self.blocks: dict[int, list[tuple[int, int, int]]] = {}  # of each precision, which share one
         self.queues: list[tuple[int, int, int]] = []
         self.made: dict[int, tuple[int, int, int]] = {}
         for i, node in enumerate(nodes):
             for j in node.inputs:
                 slices, lag = 2 * node.reach[axis], lags[i][axis] - lags[j][axis]
                 if node.convolution is not None:
-                    self.tails.append((j, slices, nodes[j].channels * conv_itemsize))
-                    self.blocks.append(self.tails[-1])
+                    self.tails.append((j, slices, nodes[j].channels * computed[node]))
+                    self.blocks.setdefault(computed[node], []).append(self.tails[-1])
                 elif node.scale:  # its input with the halo, and what is made of it before the halo is cut away
                     self.tails.append((j, slices, nodes[j].channels * itemsize))
                     size = nodes[j].channels + math.prod(node.scale) * node.channels
@@ -200,7 +201,7 @@ class _MemoryModel:
         thick = [max(thickness, self.reach) * f for f in self.factors]
         tails = sum(slices * areas[j] * size for j, slices, size in self.tails)
         queues = sum((slices + thick[j]) * areas[j] * size for j, slices, size in self.queues)
-        block = max(((slices + thick[j]) * areas[j] * size for j, slices, size in self.blocks), default=0)
+        block = sum(max((slices + thick[j]) * areas[j] * size for j, slices, size in b) for b in self.blocks.values())
         live = 0
         for held, i in self.alive:
             j, slices, size = self.made.get(i, (0, 0, 0))

@@ -68,6 +68,10 @@ class Program:
         """Voxels of the output per voxel of the input, per axis."""
         return self.factors[-1]
 
+    def reads_volume(self, node: Node) -> bool:
+        """Whether it reads the volume itself: convolutions that do keep the network's precision."""
+        return any(not self.nodes[j].inputs for j in node.inputs)
+
     def operations(self, sizes: Sequence[int]) -> float:
         """Multiplications and additions of convolutions in one pass over a volume of `sizes` voxels."""
         grids = [self.factors[node.inputs[0] if node.scale else i] for i, node in enumerate(self.nodes)]
@@ -121,8 +125,7 @@ class Program:
             thick, *full = (n * grid[a] for n, a in zip((thickness, *sizes), axes, strict=True))
             if node.convolution is not None:
                 low = low_precision or dtype
-                reads_volume = not self.nodes[node.inputs[0]].inputs
-                precision = dtype if reads_volume else low
+                precision = dtype if self.reads_volume(node) else low
                 memory = scratch.setdefault(precision, Scratch(len(volume)))
                 states.append(Convolution(node, axes, have[0], want, full, thick, precision, low, memory))
             elif node.scale:

@@ -24,9 +24,8 @@ def acquisition_loss(pred: torch.Tensor, target: torch.Tensor, delta: float = 0.
     known = ~target.isnan()
     # before the loss: the gradient of a NaN is NaN even where it is masked behind it
     error = error.masked_fill(~known, 0.0)
-    return functional.huber_loss(error, torch.zeros_like(error), reduction="sum", delta=delta) / known.sum().clamp_min(
-        1
-    )
+    total = functional.huber_loss(error, torch.zeros_like(error), reduction="sum", delta=delta)
+    return total / known.sum().clamp_min(1)
 
 
 class AcquisitionLoss(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from custom_components.inferers import ExactInferer
-from custom_components.inferers.planning import GIB
+from custom_components.inferers.planning import GIB, find_plan
 from custom_components.inferers.tiling import LiveBytes
 from custom_components.networks import ReCNN
 
@@ -207,6 +207,24 @@ def test_low_precision_is_that_of_autocast() -> None:
     error = float((expected - exact).abs().max())
     assert 0 < float((chosen - exact).abs().max()) <= 2 * error
     assert torch.equal(ExactInferer()(volume, network), ExactInferer()(volume, network))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+@pytest.mark.parametrize("memory_gib", [2.0, 0.001])
+def test_low_precision_keeps_to_its_memory(layers: int, memory_gib: float) -> None:
+    torch.manual_seed(0)
+    network, volume = Residual(layers, 8), torch.rand(1, 1, 40, 40, 40)
+    plans = [
+        find_plan(network, volume.shape, torch.device("cpu"), torch.float32, low, memory_gib)
+        for low in (torch.bfloat16, None)
+    ]
+    with LiveBytes() as live:
+        result = ExactInferer(memory_gib, amp_dtype="bfloat16")(volume, network)
+    parameters = sum(p.nbytes for p in network.parameters())
+    assert live.peak <= plans[0].memory + volume.nbytes + result.nbytes + parameters + 2**16
+    assert plans[0].memory <= memory_gib * GIB
+    if memory_gib == 2:  # one layer reads the volume, and is as in full precision
+        assert (plans[0].memory < plans[1].memory) == (layers > 1)
 
 
 def test_the_volume_is_read_in_full_precision() -> None:
