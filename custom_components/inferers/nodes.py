@@ -28,6 +28,7 @@ class Node:
     function: Callable[..., Tensor] | None = None
     view: bool = False  # may share memory with its input
     relu: bool = False  # a function that is a ReLU; a convolution that applies one to its input
+    total: bool = False  # a function that adds its two inputs
     channels: int = 0
     scale: tuple[int, ...] = ()  # of a function that upsamples
     operations: float = 0.0  # multiplications and additions per voxel of its input
@@ -138,7 +139,30 @@ class Pointwise:
         ended = over and max(ready) == count
         if count == 0:
             return None, ended
-        return self.function(*(_take(queue, count) for queue in self.queues)), ended
+        return self._value(count), ended
+
+    def _value(self, count: int) -> Tensor:
+        """The function of the next `count` slices of each input."""
+        return self.function(*(_take(queue, count) for queue in self.queues))
+
+
+class Addition(Pointwise):
+    """A sum of two values, put into that one which nobody else reads: no memory of its own, and what waited is added as it is."""
+
+    def __init__(self, function: Callable[..., Tensor], crops: Sequence[tuple[slice, ...]], into: int) -> None:
+        super().__init__(function, crops)
+        self.into = into
+
+    def _value(self, count: int) -> Tensor:
+        into, other = self.queues[self.into], self.queues[1 - self.into]
+        if torch.promote_types(into[0].dtype, other[0].dtype) != into[0].dtype:
+            return super()._value(count)
+        result, done = _take(into, count), 0
+        while done < count:
+            part = _take(other, min(count - done, other[0].shape[2]))
+            result[:, :, done : done + part.shape[2]].add_(part)
+            done += part.shape[2]
+        return result
 
 
 def _take(queue: deque[Tensor], count: int) -> Tensor:

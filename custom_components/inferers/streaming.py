@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .convolution import Convolution, Scratch
-from .nodes import Extent, Node, Pointwise, Source, Upsampling, cropped, inside
+from .nodes import Addition, Extent, Node, Pointwise, Source, Upsampling, cropped, inside
 
 State = Source | Convolution | Upsampling | Pointwise
 
@@ -71,6 +71,14 @@ class Program:
     def reads_volume(self, node: Node) -> bool:
         """Whether it reads the volume itself: convolutions that do keep the network's precision."""
         return any(not self.nodes[j].inputs for j in node.inputs)
+
+    def accumulator(self, node: Node) -> int | None:
+        """Which input of a sum may hold it: a convolution's result of as many channels that nothing else reads."""
+        for place, j in enumerate(node.inputs if node.total else ()):
+            alone = sum(other.inputs.count(j) for other in self.nodes) == 1
+            if alone and self.nodes[j].convolution is not None and self.nodes[j].channels == node.channels:
+                return place
+        return None
 
     def operations(self, sizes: Sequence[int]) -> float:
         """Multiplications and additions of convolutions in one pass over a volume of `sizes` voxels."""
@@ -131,7 +139,9 @@ class Program:
             elif node.scale:
                 states.append(Upsampling(node, axes, have[0], want, full, thick))
             elif node.function is not None:
-                states.append(Pointwise(node.function, [inside(outer, want) for outer in have]))
+                crops, into = [inside(outer, want) for outer in have], self.accumulator(node)
+                function = node.function
+                states.append(Pointwise(function, crops) if into is None else Addition(function, crops, into))
             else:
                 states.append(Source(cropped(volume, [slice(*e) for e in want]), thickness, device, dtype))
         target = cropped(output, [slice(*e) for e in extents[-1]])

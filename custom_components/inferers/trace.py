@@ -31,6 +31,7 @@ _POINTWISE_FUNCTIONS = (
 )  # fmt: skip
 _POINTWISE_METHODS = ("relu", "sigmoid", "tanh", "abs", "neg", "clamp", "exp", "square", "add", "sub", "mul", "div")
 _RELUS = (torch.relu, F.relu)
+_SUMS = (operator.add, torch.add)
 
 
 class NotStreamableError(Exception):
@@ -138,9 +139,9 @@ def _node(
         args, kwargs = fx.node.map_arg((item.args, item.kwargs), lambda n: known[n])
         return cast(Tensor, function(*args, **kwargs))
 
-    return Node(
-        inputs, reach, function=torch.relu_ if does.relu and may_change else apply, view=does.view, relu=does.relu
-    )
+    total = item.target in _SUMS and item.args == tuple(streams) and len(streams) == 2 and not item.kwargs
+    called = torch.relu_ if does.relu and may_change else apply
+    return Node(inputs, reach, function=called, view=does.view, relu=does.relu, total=total)
 
 
 class _Operation(NamedTuple):

@@ -65,6 +65,13 @@ def rectified_in_place(x: Tensor, m: nn.ModuleList, scale: Tensor) -> Tensor:
     return F.relu(h, inplace=True) + h
 
 
+def preactivated(x: Tensor, m: nn.ModuleList, scale: Tensor) -> Tensor:
+    h = m[0](x)
+    for layer in list(m)[1:]:
+        h = h + layer(F.relu(h))
+    return h + m[0](x)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "chain": lambda: chain(3, 3, 3, 3),
     "kernel 5 and 1": lambda: chain(5, 1, 3),
@@ -72,6 +79,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "dilated": lambda: nn.Sequential(c3(2, 4, dilation=3), nn.LeakyReLU(0.1), c3(4, 1, dilation=2)),
     "groups": lambda: nn.Sequential(c3(2, 4, groups=2), nn.PReLU(4), c3(4, 2, groups=2, bias=False)),
     "residual": lambda: Wrapped(lambda x, m, s: m[1](F.relu(m[0](x))) + x[:, :1], c3(2), c3(3, 1)),
+    "residual layers": lambda: Wrapped(preactivated, c3(2), c3(), c3(3, 3, 5), c3()),
+    "sums of few and many channels": lambda: Wrapped(
+        lambda x, m, s: (x[:, :1] + m[0](x)) * (m[1](x) + x), c3(2, 2, 5), c3(2, 1, 7)
+    ),
+    "sums with others' readers": lambda: Wrapped(
+        lambda x, m, s: torch.add(h := m[0](x), g := m[1](h)) * g + torch.add(h, m[2](g), alpha=2), c3(2), c3(), c3()
+    ),
     "nested skips": lambda: Wrapped(nested, c3(2), c3(3, 3, 5), c3(), c3()),
     "concatenation": lambda: Wrapped(
         lambda x, m, s: m[2](torch.cat([x, m[0](x), F.gelu(m[1](m[0](x)))], 1)), c3(2), c3(), c3(8, 1)
@@ -143,6 +157,27 @@ def test_input_is_not_changed() -> None:
     with torch.inference_mode():
         streamed(network, volume, 0, (1, 1, 1), 2)
     assert torch.equal(volume, before)
+
+
+def residual_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return Wrapped(lambda x, m, s: preactivated(x, m, s) + x[:, :1], c3(2), c3(), c3())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_sums_in_place_are_the_sums(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None) -> None:
+    """Also of the scan, which is in float32, and a result in low precision: to the bit."""
+    volume, axes, results = torch.rand(1, 2, 9, 8, 7), [(0, 9), (0, 8), (0, 7)], []
+    with torch.inference_mode():
+        program, kinds = trace(residual_layers(), 3, 2), []
+        for in_place in (True, False):
+            if not in_place:
+                monkeypatch.setattr(Program, "accumulator", lambda self, node: None)
+            kinds.append([program.accumulator(node) for node in program.nodes if node.total])
+            results.append(torch.empty(1, 3, 9, 8, 7))
+            program.run(volume, results[-1], 0, axes, 2, torch.float32, dtype)
+    assert torch.equal(*results)
+    assert kinds == [[1, 1, 1, None], [None] * 4]
 
 
 def test_steps_stay_thin_at_both_ends() -> None:
