@@ -19,8 +19,7 @@ from .nodes import Extent, Node
 from .planning import GIB, Plan, find_plan
 from .streaming import Program
 
-# logarithm of the expected squared error: from 3e-4 to half of the [0, 1] scale, should a scan be unlike all others
-_EXPECTED = (-16.0, -1.4)
+HIGHEST_STD = 0.5  # of the expected error, on the [0, 1] scale, should a scan be unlike all others
 _MIRRORED = [[axis + 2 for axis in range(3) if number >> axis & 1] for number in range(1, 8)]
 
 
@@ -126,7 +125,7 @@ class AnyScaleInferer(ExactInferer):
                 result[:, :1].sub_(grid(self.denoising_strength * noise_and_error[:, :1]))
             if self.uncertainty:
                 error = interpolation_operator(lr_shape, shape, "linear")(noise_and_error[:, 1:])
-                result[:, 1:] = error.clamp_(*_EXPECTED).mul_(0.5).exp_()
+                result[:, 1:] = error.clamp_(max=HIGHEST_STD)
         return result
 
     def _add_detail(

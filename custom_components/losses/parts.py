@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from .elementwise import difference
 
-# of the logarithm of the expected squared error: errors of 3e-4 and 2.7 on the [0, 1] scale
-LOWEST, HIGHEST = -16.0, 2.0
+LEAST_STD = 3e-4  # of expected errors, on the [0, 1] scale
 
 
 def _check(pred: torch.Tensor, target: torch.Tensor) -> None:
@@ -56,8 +55,8 @@ def error_likelihood_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Ten
     """Functional form of `ErrorLikelihoodLoss`; shapes and errors as in `DetailLoss`."""
     _check(pred, target)
     squared = difference(pred[:, 0], target[:, 0]).detach().square()
-    log_variance = pred[:, 2].to(squared).clamp(LOWEST, HIGHEST)
-    return (squared * (-log_variance).exp() + log_variance).mean()
+    std = pred[:, 2].to(squared).clamp_min(LEAST_STD)
+    return (squared / std.square() + 2 * std.log()).mean()
 
 
 class DetailLoss(nn.Module):
@@ -76,7 +75,7 @@ class DetailLoss(nn.Module):
             squared error.
 
     Shape:
-        pred `(B, 3, *spatial)`: result, noise, logarithm of the expected squared error; target `(B, 2, *spatial)`: truth, noise,
+        pred `(B, 3, *spatial)`: result, noise, expected standard deviation of the error; target `(B, 2, *spatial)`: truth, noise,
         all on the [0, 1] scale; the result is a scalar.
 
     Raises:
@@ -103,11 +102,11 @@ class NoiseLoss(nn.Module):
 
 
 class ErrorLikelihoodLoss(nn.Module):
-    r"""Negative logarithm of a normal likelihood of the error: :math:`E(e^2 / \hat v + \log \hat v)`, :math:`e = \hat x_0 - x`.
+    r"""Negative logarithm of a normal likelihood: :math:`E(e^2 / \hat\sigma^2 + 2 \log \hat\sigma)`, :math:`e = \hat x_0 - x`.
 
-    Its minimum is at :math:`\hat v = E[e^2]`. The paper trains the result by it too; here no gradient goes to the result, which is
-    not made worse where that is hard. :math:`\log \hat v` is kept within [-16, 2], of gradient 0 beyond. It is twice the
-    logarithm, without its constant.
+    Its minimum is at :math:`\hat\sigma^2 = E[e^2]`. The paper trains the result by it too; here no gradient goes to the result,
+    which is not made worse where that is hard. :math:`\hat\sigma` is at least 3e-4, of gradient 0 below. It is twice the logarithm,
+    without its constant.
 
     Shapes and errors as `DetailLoss`.
 

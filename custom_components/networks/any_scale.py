@@ -21,6 +21,7 @@ from ..acquisition import (
 NOISE_UNIT = 0.03  # of the [0, 1] scale: a noise level of 3 % is 1 to the network
 TOLD, ESTIMATED, ESTIMATED_OF_PATCH = 1.0, 0.75, 0.5  # how sure a width is, as networks are told
 CONDITIONS = 14
+LEAST_STD = 3e-4  # of expected errors, on the [0, 1] scale
 
 
 def acquisition_condition(
@@ -118,57 +119,61 @@ def _convolved(x: torch.Tensor, kernels: Sequence[torch.Tensor], bias: torch.Ten
     return torch.cat([functional.conv3d(sample, kernel, bias, padding=1) for sample, kernel in pairs])
 
 
-class _ConditionedBlock(nn.Module):
-    """Residual block whose kernels are mixed, and first features scaled and shifted, by the condition; shapes stay."""
+class _ConditionedLayer(nn.Module):
+    """A rectifier and a convolution, scaled and shifted by the condition, that are added to their input; shapes stay."""
 
     def __init__(self, num_filters: int, num_features: int, num_kernels: int) -> None:
         super().__init__()
-        self.first = _MixedConv3d(num_filters, num_filters, num_features, num_kernels)
-        self.second = _MixedConv3d(num_filters, num_filters, num_features, num_kernels)
+        self.convolution = _MixedConv3d(num_filters, num_filters, num_features, num_kernels)
         self.modulation = nn.Linear(num_features, 2 * num_filters)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         with torch.no_grad():
-            self.second.weight.mul_(0.1)
+            self.convolution.weight.mul_(0.3)
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         gain, shift = self.modulation(told)[:, :, None, None, None].chunk(2, 1)
-        y: torch.Tensor = self.second(functional.relu(self.first(x, told) * (1 + gain) + shift), told)
-        return x + y
+        y: torch.Tensor = x + self.convolution(functional.relu(x), told) * (1 + gain) + shift
+        return y
 
     def folded(self, told: torch.Tensor) -> nn.Sequential:
-        """The residual branch for one condition `(1, num_features)`, as plain convolutions."""
+        """What is added for one condition `(1, num_features)`, as a rectifier and a plain convolution."""
         gain, shift = self.modulation(told)[0].chunk(2)
-        (weight,), bias = self.first.kernels(told), _weights(self.first)[1]
-        first = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
-        (weight,), bias = self.second.kernels(told), _weights(self.second)[1]
-        return nn.Sequential(first, nn.ReLU(inplace=True), _frozen(weight, bias))
+        (weight,), bias = self.convolution.kernels(told), _weights(self.convolution)[1]
+        scaled = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
+        return nn.Sequential(nn.ReLU(), scaled)
+
+
+def _expected_std(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """Standard deviation of the error, `(B, 1, *lr)`, by a convolution of the features' magnitudes `(B, C, *lr)`."""
+    std: torch.Tensor = NOISE_UNIT * functional.softplus(layer(features.abs())) + LEAST_STD
+    return std
 
 
 class PlainResidual(nn.Module):
-    """An `AnyScaleSR` for one condition and one target: convolutions, additions and magnitudes, `(B, 1, *lr)` to `(B, C', *lr)`."""
+    """An `AnyScaleSR` for one condition and one target: convolutions and pointwise functions, `(B, 1, *lr)` to `(B, C', *lr)`."""
 
     def __init__(
-        self, head: nn.Module, blocks: Sequence[nn.Module], tail: nn.Module, error: nn.Module | None = None
+        self, head: nn.Module, layers: Sequence[nn.Module], tail: nn.Module, error: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.head, self.blocks, self.tail, self.error = head, nn.ModuleList(blocks), tail, error
+        self.head, self.layers, self.tail, self.error = head, nn.ModuleList(layers), tail, error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` to `(B, C', *lr)`."""
         first = self.head(x)
         y = first
-        for block in self.blocks:
-            y = y + block(y)
+        for layer in self.layers:
+            y = y + layer(y)
         y = y + first
         z: torch.Tensor = self.tail(y)
-        return z if self.error is None else torch.cat([z, self.error(y.abs())], 1)
+        return z if self.error is None else torch.cat([z, _expected_std(y, self.error)], 1)
 
 
 class AnyScaleSR(nn.Module):
     r"""Super-resolution by any factor per axis, computed on the LR grid.
 
-    .. math:: \hat x = U (y - s\, \hat n) + D\, c, \quad (c, \hat n, \hat v) = \text{network}(y, \text{condition})
+    .. math:: \hat x = U (y - s\, \hat n) + D\, c, \quad (c, \hat n, \hat\sigma) = \text{network}(y, \text{condition})
 
     `U` is cubic B-spline interpolation. The network gives, for each LR voxel, :math:`(\text{degree} + 1)^3` coefficients `c` of a
     polynomial within that voxel, and `D` reads its averages over the HR voxels (`custom_components.acquisition.
@@ -178,25 +183,28 @@ class AnyScaleSR(nn.Module):
 
     The conditional mean of the sharp image is the sum of those of its parts, hence one network of squared errors gives both: `c`
     for a result that keeps the noise as a spline would (denoising strength s = 0), and the noise :math:`\hat n` itself, of which
-    any part may be taken away. :math:`\hat v` is the logarithm of the expected squared error in the LR voxel (see
-    `custom_components.losses.ErrorLikelihoodLoss`), by the magnitudes of the features, as errors are as large at edges to dark as
-    at those to bright. No gradient of it goes into the features.
+    any part may be taken away. :math:`\hat\sigma` is the expected standard deviation of the error in the LR voxel (see
+    `custom_components.losses.ErrorLikelihoodLoss`): it grows with the magnitudes of the features, as errors are as large at edges
+    to dark as at those to bright. No gradient of it goes into the features.
 
-    What is known of the acquisition mixes the kernels (B. Yang et al., CondConv, 2019, arXiv:1904.04971) and scales and shifts the
-    features of each block (FiLM: E. Perez et al., 2018, arXiv:1709.07871). For one scan it is constant, and goes into the weights,
-    so that neither costs anything: see `folded`. Features of a condition are the difference from those of a reference, a factor of
-    2 to voxels of 1 mm by a Gaussian of one of these, without noise: there the first kernels are alone.
+    Each layer adds a convolution of its rectified input (K. He et al., Identity mappings in deep residual networks, 2016,
+    arXiv:1603.05027): one rectifier per convolution, where blocks of two with one between learn less at the same cost.
+
+    What is known of the acquisition mixes the kernels (B. Yang et al., CondConv, 2019, arXiv:1904.04971) and scales and shifts what
+    each layer adds (FiLM: E. Perez et al., 2018, arXiv:1709.07871). For one scan it is constant, and goes into the weights, so that
+    neither costs anything: see `folded`. Features of a condition are the difference from those of a reference, a factor of 2 to
+    voxels of 1 mm by a Gaussian of one of these, without noise: there the first kernels are alone.
 
     Args:
         num_filters: filters of each convolution.
-        num_blocks: residual blocks of two convolutions of size 3.
+        num_layers: residual layers, each a rectifier and a convolution of size 3.
         degree: of the polynomials; 3 can represent all values up to a factor of 4.
         num_features: width of the two layers that read the condition.
         num_kernels: kernels of each layer's mixture; 1: the same kernel for all conditions.
 
     Shape:
         `(B, 1, X, Y, Z)` in [0, 1], a shape of three HR sizes and a condition `(B, 14)` to `(B, 3, *shape)`: the result at strength
-        0, the noise (to be subtracted from it times the strength) and the logarithm of the expected squared error.
+        0, the noise (to be subtracted from it times the strength) and the expected standard deviation of the result's error.
 
     Raises:
         ValueError: on arguments out of range; on call, on fewer HR than LR voxels.
@@ -210,16 +218,16 @@ class AnyScaleSR(nn.Module):
     def __init__(
         self,
         num_filters: int = 48,
-        num_blocks: int = 4,
+        num_layers: int = 8,
         degree: int = 3,
         num_features: int = 64,
         num_kernels: int = 1,
     ) -> None:
         super().__init__()
-        counts = (num_filters, num_blocks, num_features, num_kernels)
+        counts = (num_filters, num_layers, num_features, num_kernels)
         if min(counts) < 1 or degree < 0:
             raise ValueError(
-                "num_filters, num_blocks, num_features and num_kernels must be >= 1 and degree >= 0, "
+                "num_filters, num_layers, num_features and num_kernels must be >= 1 and degree >= 0, "
                 f"got {', '.join(map(str, counts))} and {degree}"
             )
         self.degree = degree
@@ -227,8 +235,8 @@ class AnyScaleSR(nn.Module):
             nn.Linear(CONDITIONS, num_features), nn.ReLU(), nn.Linear(num_features, num_features), nn.ReLU()
         )
         self.head = nn.Conv3d(1, num_filters, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            _ConditionedBlock(num_filters, num_features, num_kernels) for _ in range(num_blocks)
+        self.layers = nn.ModuleList(
+            _ConditionedLayer(num_filters, num_features, num_kernels) for _ in range(num_layers)
         )
         self.detail = _MixedConv3d(num_filters, (degree + 1) ** 3, num_features, num_kernels)
         self.noise = nn.Conv3d(num_filters, 1, 3, padding=1)
@@ -240,7 +248,7 @@ class AnyScaleSR(nn.Module):
         for layer in (self.detail, self.noise, self.error):
             for parameter in _weights(layer):
                 nn.init.zeros_(parameter)
-        nn.init.constant_(_weights(self.error)[1], math.log(1e-3))
+        nn.init.constant_(_weights(self.error)[1], math.log(math.e - 1))  # softplus of it is 1
 
     def told(self, condition: torch.Tensor) -> torch.Tensor:
         """Features of conditions `(B, 14)`, by which they mix and modulate: `(B, num_features)`, 0 for the reference."""
@@ -283,14 +291,13 @@ class AnyScaleSR(nn.Module):
         """Features on the LR grid, `(B, num_filters, *lr)`, of which each output is a convolution; `told`: of the condition."""
         first: torch.Tensor = self.head(x)
         y = first
-        for block in self.blocks:
-            y = block(y, told)
+        for layer in self.layers:
+            y = layer(y, told)
         return y + first
 
-    def expected_error(self, features: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the expected squared error on the LR grid, `(B, 1, *lr)`, by features `(B, num_filters, *lr)`."""
-        error: torch.Tensor = self.error(features.abs())
-        return error
+    def expected_std(self, features: torch.Tensor) -> torch.Tensor:
+        """Expected standard deviation of the error on the LR grid, `(B, 1, *lr)`, by features `(B, num_filters, *lr)`."""
+        return _expected_std(features, self.error)
 
     def forward(self, x: torch.Tensor, shape: Sequence[int], condition: torch.Tensor) -> torch.Tensor:
         """Map `(B, 1, *lr)` and a condition `(B, 14)` to `(B, 3, *shape)`, float32."""
@@ -300,7 +307,7 @@ class AnyScaleSR(nn.Module):
         detail = self.decode(_convolved(y, kernels, bias), shape)
         grid = interpolation_operator(lr_shape, shape)
         image, noise = grid(x.float()), grid(self.noise(y).float())
-        error = interpolation_operator(lr_shape, shape, "linear")(self.expected_error(y.detach()).float())
+        error = interpolation_operator(lr_shape, shape, "linear")(self.expected_std(y.detach()).float())
         return torch.cat([image + detail, noise, error], 1)
 
     def folded(
@@ -321,6 +328,6 @@ class AnyScaleSR(nn.Module):
             if maps:
                 pairs.append(_weights(self.noise))
             tail = _frozen(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
-            branches = [block.folded(told) for block in cast("Sequence[_ConditionedBlock]", self.blocks)]
+            branches = [layer.folded(told) for layer in cast("Sequence[_ConditionedLayer]", self.layers)]
             error = _frozen(*_weights(self.error)) if maps else None
         return PlainResidual(_frozen(*_weights(self.head)), branches, tail, error).eval()

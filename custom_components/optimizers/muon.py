@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         named_parameters: Iterable[tuple[str, torch.Tensor]],
-        hidden: str = "blocks",
+        hidden: str = "layers",
         lr: float = 0.016,
         adam_share: float = 1 / 16,
         momentum: float = 0.95,

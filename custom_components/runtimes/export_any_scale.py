@@ -34,7 +34,7 @@ class _OnTheGrid(nn.Module):
         network = self.network
         told = network.told(condition)
         y = network.features(image, told)
-        return network.detail(y, told), network.noise(y), network.expected_error(y)
+        return network.detail(y, told), network.noise(y), network.expected_std(y)
 
 
 def network_of(state: Mapping[str, Any]) -> AnyScaleSR:
@@ -46,7 +46,7 @@ def network_of(state: Mapping[str, Any]) -> AnyScaleSR:
     try:
         return AnyScaleSR(
             num_filters=state["head.weight"].shape[0],
-            num_blocks=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+            num_layers=len({name.split(".")[1] for name in state if name.startswith("layers.")}),
             degree=round(state["detail.bias"].shape[0] ** (1 / 3)) - 1,
             num_features=state["condition.0.weight"].shape[0],
             num_kernels=1 + sum(name.startswith("detail.variants.") for name in state),

@@ -48,12 +48,12 @@ ROOT = Path(__file__).parents[2]
 def network():
     """With details as large as those of a trained one, so that a wrong one is seen."""
     torch.manual_seed(0)
-    made = AnyScaleSR(8, 2)
+    made = AnyScaleSR(8, 4)
     with torch.no_grad():
         made.detail.weight.normal_(0, 0.02)
-        for block in made.blocks:
-            block.modulation.weight.normal_(0, 0.5)
-            block.modulation.bias.normal_(0, 0.2)
+        for layer in made.layers:
+            layer.modulation.weight.normal_(0, 0.5)
+            layer.modulation.bias.normal_(0, 0.2)
         made.noise.weight.normal_(0, 0.02)
     return made.eval()
 
@@ -248,7 +248,7 @@ def test_the_page_gives_what_python_gives(page, network, tmp_path, case):
     tolerance = 1e-3 * np.ptp(wanted) if dtype is np.float32 else 1
     np.testing.assert_allclose(theirs.get_fdata(), wanted, rtol=0, atol=tolerance)
     assert np.abs(theirs.get_fdata() - wanted).mean() < 1e-2
-    spline = by_python(AnyScaleSR(8, 2).eval(), path, tmp_path / "spline", **wish)  # a new network adds nothing
+    spline = by_python(AnyScaleSR(8, 4).eval(), path, tmp_path / "spline", **wish)  # a new network adds nothing
     assert np.abs(nib.load(spline).get_fdata() - wanted).max() > 20 * tolerance
     np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-4)
     np.testing.assert_allclose(theirs.get_qform(), ours.get_qform(), atol=1e-3)

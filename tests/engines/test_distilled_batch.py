@@ -149,7 +149,7 @@ def test_the_overlay_trains_a_small_network_by_a_large_one(write_nifti, tmp_path
         "device": "$torch.device('cpu')",
         "teacher_weights": str(tmp_path / "teacher.pt"),
         "teacher_def::num_filters": 4,
-        "teacher_def::num_blocks": 1,
+        "teacher_def::num_layers": 1,
         "scale_factors": [2],
         "scale_weights": None,
         "max_epochs": 1,
@@ -161,7 +161,7 @@ def test_the_overlay_trains_a_small_network_by_a_large_one(write_nifti, tmp_path
     get = workflow.parser.get_parsed_content
     prepare, student = get("distillation"), get("network")
     assert get("train::trainer").prepare_batch is prepare
-    assert sum(value.numel() for value in student.parameters()) == 151_442
+    assert sum(value.numel() for value in student.parameters()) == 160_802
     for name, value in prepare.teacher.state_dict().items():
         assert torch.equal(value, weights.state_dict()[name])
     assert student.detail.weight.abs().max() > 0

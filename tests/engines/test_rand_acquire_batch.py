@@ -338,7 +338,7 @@ class TestUse:
         )
         trainer.run()
         assert trainer.state.iteration == 3
-        assert network.detail.weight.any() and network.blocks[0].modulation.weight.any()
+        assert network.detail.weight.any() and network.layers[0].modulation.weight.any()
 
     @pytest.mark.parametrize(
         ("shape", "match"),

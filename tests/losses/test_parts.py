@@ -21,17 +21,17 @@ SHAPES = [(3, 7, 5), (2, 5, 3, 7)]
 
 
 def pair(shape=(2, 7, 5), seed=0):
-    """Prediction `(B, 3, ...)` with a logarithm of -6 to -2, and target `(B, 2, ...)`."""
+    """Prediction `(B, 3, ...)` with a standard deviation of 0.05 to 0.35, and target `(B, 2, ...)`."""
     generator = torch.Generator().manual_seed(seed)
     batch, *spatial = shape
     pred = torch.rand(batch, 3, *spatial, generator=generator, dtype=torch.float64)
-    pred[:, 2] = 4 * pred[:, 2] - 6
+    pred[:, 2] = 0.3 * pred[:, 2] + 0.05
     return pred, torch.rand(batch, 2, *spatial, generator=generator, dtype=torch.float64)
 
 
 def oracle(name, pred, target):
     total = []
-    for (result, noise, log), (truth, n) in (
+    for (result, noise, std), (truth, n) in (
         (p.reshape(3, -1), t.reshape(2, -1)) for p, t in zip(pred.numpy(), target.numpy(), strict=True)
     ):
         if name == "detail":
@@ -39,7 +39,7 @@ def oracle(name, pred, target):
         elif name == "noise":
             total += [(a - b) ** 2 for a, b in zip(noise, n, strict=True)]
         else:
-            total += [(a - b) ** 2 / math.exp(v) + v for a, b, v in zip(result, truth, log, strict=True)]
+            total += [(a - b) ** 2 / s**2 + 2 * math.log(s) for a, b, s in zip(result, truth, std, strict=True)]
     return np.mean(total)
 
 
@@ -65,7 +65,7 @@ class TestAll:
         torch.testing.assert_close(loss(pred, target), torch.stack(items).mean())
 
     def test_channels_that_it_reads(self, name, shape):
-        """By the gradient: the result, the noise, or the logarithm; of the target, what the docstring says."""
+        """By the gradient: the result, the noise, or the standard deviation; of the target, what the docstring says."""
         pred, target = gradient(LOSSES[name][1], *pair(shape))
         read = [[i for i, channel in enumerate(g.unbind(1)) if channel.any()] for g in (pred, target)]
         assert read == {"detail": [[0], [0, 1]], "noise": [[1], [1]], "error": [[2], []]}[name]
@@ -73,10 +73,10 @@ class TestAll:
     def test_gradcheck(self, name, shape):
         pred, target = pair(shape)
         pred.requires_grad_()
-        if name == "error":  # only by the logarithm, the rest of the prediction is detached
+        if name == "error":  # only by the standard deviation, the rest of the prediction is detached
             head, tail = pred.detach()[:, :2], pred.detach()[:, 2:].clone().requires_grad_()
             assert torch.autograd.gradcheck(
-                lambda log: error_likelihood_loss(torch.cat([head, log], 1), target), (tail,)
+                lambda std: error_likelihood_loss(torch.cat([head, std], 1), target), (tail,)
             )
         else:
             assert torch.autograd.gradcheck(lambda p: LOSSES[name][1](p, target), (pred,))
@@ -98,17 +98,17 @@ def test_zero_where_the_parts_fit():
 def test_truth_with_noise_is_no_error_of_the_detail_but_one_of_the_result():
     """Noise of 0.3 that the result keeps: nothing is missing of the detail, and the error is 0.3."""
     target = torch.full((1, 2, 4, 4), 0.3, dtype=torch.float64)
-    pred = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
-    pred[:, 0] = 0.6
+    pred = torch.ones(1, 3, 4, 4, dtype=torch.float64)
+    pred[:, :2] = torch.tensor([0.6, 0.0], dtype=torch.float64)[:, None, None]
     assert detail_loss(pred, target).item() == 0
-    assert error_likelihood_loss(pred, target).item() == pytest.approx(0.09)  # exp(0) = 1
+    assert error_likelihood_loss(pred, target).item() == pytest.approx(0.09)
 
 
 class TestErrorLikelihood:
     @pytest.mark.parametrize("std", [0.003, 0.05, 0.7])
     def test_is_twice_the_likelihood_without_its_constant(self, std):
         pred, target = pair()
-        pred[:, 2] = 2 * math.log(std)
+        pred[:, 2] = std
         errors = (pred[:, 0] - target[:, 0]).numpy()
         expected = -2 * stats.norm.logpdf(errors, scale=std).mean() - math.log(2 * math.pi)
         assert error_likelihood_loss(pred, target).item() == pytest.approx(expected, rel=1e-12)
@@ -118,32 +118,32 @@ class TestErrorLikelihood:
         """Found by an optimizer of one number, from far above."""
         truth = torch.zeros(1, 2, 4000, dtype=torch.float64)
         errors = std * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        log = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        log = torch.zeros((), dtype=torch.float64, requires_grad=True)  # of the standard deviation
         optimizer = torch.optim.LBFGS([log], max_iter=50, line_search_fn="strong_wolfe")
 
         def step():
             optimizer.zero_grad()
-            pred = torch.stack([errors, torch.zeros_like(errors), log.expand_as(errors)], 1)
+            pred = torch.stack([errors, torch.zeros_like(errors), log.exp().expand_as(errors)], 1)
             loss = error_likelihood_loss(pred, truth)
             loss.backward()
             return loss
 
         optimizer.step(step)
-        assert math.exp(log.item()) == pytest.approx(errors.square().mean().item(), rel=1e-4)
+        assert math.exp(2 * log.item()) == pytest.approx(errors.square().mean().item(), rel=1e-4)
 
-    @pytest.mark.parametrize(("log", "kept"), [(-20.0, -16.0), (-16.5, -16.0), (2.5, 2.0), (90.0, 2.0)])
-    def test_beyond_its_range_it_is_that_of_the_end_without_gradient(self, log, kept):
+    @pytest.mark.parametrize("std", [2e-4, 0.0, -1.0])
+    def test_below_its_range_it_is_that_of_the_end_without_gradient(self, std):
         pred, target = pair()
-        pred[:, 2] = kept
+        pred[:, 2] = 3e-4
         expected = error_likelihood_loss(pred, target)
-        pred[:, 2] = log
+        pred[:, 2] = std
         assert error_likelihood_loss(pred, target).item() == expected.item()
         assert not gradient(error_likelihood_loss, pred, target)[0].any()
 
     def test_a_perfect_result_is_finite(self):
         pred, target = pair()
         pred[:, 0] = target[:, 0]
-        assert error_likelihood_loss(pred, target).item() == pytest.approx(pred[:, 2].mean().item())
+        assert error_likelihood_loss(pred, target).item() == pytest.approx(2 * pred[:, 2].log().mean().item())
 
 
 def test_sum_of_the_three_has_the_gradient_of_each():

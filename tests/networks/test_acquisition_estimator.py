@@ -128,7 +128,7 @@ class TestCost:
             return sum(total)
 
         condition = acquisition_condition((2, 2, 2), (1, 1, 1))[None]
-        served = multiplications(AnyScaleSR(48, 4), x, (2 * size,) * 3, condition)
+        served = multiplications(AnyScaleSR(48, 8), x, (2 * size,) * 3, condition)
         assert 0 < multiplications(AcquisitionEstimator(), x, twice(x)) < 0.02 * served
 
 

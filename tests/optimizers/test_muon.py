@@ -59,7 +59,7 @@ def test_a_kernel_is_stepped_as_torch_steps_its_matrix(shape):
     kernel = nn.Parameter(torch.randn(shape))
     matrix = nn.Parameter(kernel.detach().flatten(1).clone())
     start = matrix.detach().clone()
-    ours, theirs = Muon([("blocks", kernel)], lr=0.1), torch.optim.Muon([matrix], lr=0.1, weight_decay=0.0)
+    ours, theirs = Muon([("layers", kernel)], lr=0.1), torch.optim.Muon([matrix], lr=0.1, weight_decay=0.0)
     for _ in range(3):
         gradient = torch.randn(shape)
         kernel.grad, matrix.grad = gradient, gradient.flatten(1)
@@ -104,7 +104,7 @@ def test_arguments_out_of_range_are_named(given):
 
 
 def test_a_name_that_no_kernel_has_is_told():
-    with pytest.raises(ValueError, match=r"expected kernels with 'blocks' in their names, got \['0.weight', "):
+    with pytest.raises(ValueError, match=r"expected kernels with 'layers' in their names, got \['0.weight', "):
         Muon(network().named_parameters())
 
 

@@ -74,7 +74,7 @@ def test_the_halo_is_as_far_as_a_voxel_is_seen(file):
     (halo,) = run.run(
         ["halo"], {"image": np.zeros((1, 1, 1, 1, 1), np.float32), "condition": np.zeros((1, 14), np.float32)}
     )
-    assert halo == 6  # of size 3: the head, two in each of two blocks, the last one
+    assert halo == 4  # of size 3: the head, two layers, the last one
     images = np.full((2, 1, 1, 40, 3, 3), 0.5, np.float32)
     images[1, :, :, 20] = 9.0
     outputs = [
