@@ -25,7 +25,7 @@ ROWS = {
 ARROW = " \u2192 "
 ERROR = """<b>Expected error</b>: in each voxel the standard deviation that the network expects of the result's error, in the scan's
 units and on the planes above. It is that of the result before noise is taken away, right on average over scans and not for each: in
-single scans the real error was up to 3 times smaller, or 2 times larger."""
+single scans the real error was up to 3.2 times smaller, or 1.5 times larger."""
 CONSISTENCY = "how far the result, acquired again, is from the scan: the lower the better"
 
 

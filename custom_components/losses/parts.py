@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..networks.any_scale import LEAST_STD
 from .elementwise import difference
 
-LEAST_STD = 3e-4  # of expected errors, on the [0, 1] scale
+HIGHEST_STD = 2.7  # of expected errors, on the [0, 1] scale
 
 
 def _check(pred: torch.Tensor, target: torch.Tensor) -> None:
@@ -55,7 +56,7 @@ def error_likelihood_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Ten
     """Functional form of `ErrorLikelihoodLoss`; shapes and errors as in `DetailLoss`."""
     _check(pred, target)
     squared = difference(pred[:, 0], target[:, 0]).detach().square()
-    std = pred[:, 2].to(squared).clamp_min(LEAST_STD)
+    std = pred[:, 2].to(squared).clamp(LEAST_STD, HIGHEST_STD)
     return (squared / std.square() + 2 * std.log()).mean()
 
 
@@ -105,8 +106,8 @@ class ErrorLikelihoodLoss(nn.Module):
     r"""Negative logarithm of a normal likelihood: :math:`E(e^2 / \hat\sigma^2 + 2 \log \hat\sigma)`, :math:`e = \hat x_0 - x`.
 
     Its minimum is at :math:`\hat\sigma^2 = E[e^2]`. The paper trains the result by it too; here no gradient goes to the result,
-    which is not made worse where that is hard. :math:`\hat\sigma` is at least 3e-4, of gradient 0 below. It is twice the logarithm,
-    without its constant.
+    which is not made worse where that is hard. :math:`\hat\sigma` is kept within [3e-4, 2.7], of gradient 0 beyond. It is twice the
+    logarithm, without its constant.
 
     Shapes and errors as `DetailLoss`.
 

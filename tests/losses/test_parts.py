@@ -131,10 +131,12 @@ class TestErrorLikelihood:
         optimizer.step(step)
         assert math.exp(2 * log.item()) == pytest.approx(errors.square().mean().item(), rel=1e-4)
 
-    @pytest.mark.parametrize("std", [2e-4, 0.0, -1.0])
-    def test_below_its_range_it_is_that_of_the_end_without_gradient(self, std):
+    @pytest.mark.parametrize(
+        ("std", "kept"), [(-1.0, 3e-4), (0.0, 3e-4), (2e-4, 3e-4), (3.5, 2.7), (math.exp(45), 2.7)]
+    )
+    def test_beyond_its_range_it_is_that_of_the_end_without_gradient(self, std, kept):
         pred, target = pair()
-        pred[:, 2] = 3e-4
+        pred[:, 2] = kept
         expected = error_likelihood_loss(pred, target)
         pred[:, 2] = std
         assert error_likelihood_loss(pred, target).item() == expected.item()
