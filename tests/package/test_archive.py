@@ -34,7 +34,7 @@ from custom_components.package.configs import full_names, imported, outside, ref
 from custom_components.package.contents import contents, package_name, version_of
 from custom_components.package.modules import distributions, reached
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").glob("*") if path.is_dir())
 NAMES = [bundle.name for bundle in BUNDLES]
 RECNN = ROOT / "bundles" / "brain_mri_sr_recnn"

@@ -31,7 +31,7 @@ from custom_components.label.options import choice, flag, number, numbers, offer
 from custom_components.label.served import ServedBundle, served_bundles
 from custom_components.label.studies import copy_studies
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BUNDLES = sorted((ROOT / "bundles").glob("*_*/"))
 AXES = ["auto", "0", "1", "2"]
 OFFERED_BY_ANY = {

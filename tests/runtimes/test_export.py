@@ -29,7 +29,7 @@ from custom_components.networks import DCSRN, EDSR, RRLSRN, SRCNN, ReCNN, RRDBNe
 from custom_components.runtimes import __main__ as command
 from custom_components.runtimes import compare, tensorrt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # whose networks take the image and no more; that of the one left out is exported by `export_any_scale`
 BUNDLES = sorted(path for path in (ROOT / "bundles").glob("*") if path.is_dir() and path.name != "brain_mri_sr_any")
 OVERLAY = ROOT / "configs" / "inference" / "tensorrt.json"
