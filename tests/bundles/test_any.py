@@ -95,7 +95,7 @@ def test_each_stage_of_the_shipped_weights_changes_its_own_part(prepare_training
     """One kernel per layer, then the others and what mixes them, then the expected error; so the reference stays."""
     options = {"batch_size": 2, "patch_size": 16, "margin": 6, "network_def::num_filters": 4, "patches_per_scan": 1}
     stages = (
-        ("first_stage", [], "(head|convolution|detail|noise|error).(weight|bias)|modulation.bias"),
+        ("first_stage", [], "(head|convolution|detail|noise).(weight|bias)|modulation.bias"),
         ("second_stage", [], "variants|shares|condition|modulation.weight|(noise|error).(weight|bias)"),
         ("error_stage", [FINE_TUNE], "error.(weight|bias)"),
     )
