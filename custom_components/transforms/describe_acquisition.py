@@ -26,6 +26,8 @@ MAX_WIDTH = 3.0  # LR voxels: no overlap of slices takes a profile beyond that
 # Of estimates: the widest, in LR voxels and in LR voxels per factor, and the part of that which noise of 3 % takes off. Few
 # scanners blur by more, while smooth anatomy looks as if; too wide a profile costs the most where there is little to gain.
 WIDEST, WIDEST_PER_FACTOR, LESS_IN_NOISE = 1.2, 0.6, 0.45
+# Of what is told: a profile of less than so many HR voxels leaves little to sharpen, of which noise of 3 % hides this part.
+LITTLE_TO_GAIN, HIDDEN_BY_NOISE = 2.0, 0.4
 
 
 def _header_width(lowres: MetaTensor, across: int, spacing: Sequence[float]) -> tuple[float | None, list[str]]:
@@ -74,6 +76,24 @@ def estimated_acquisition(
     return [_within(w, (WIDTHS[0], most)) for w, most in zip(widths, widest, strict=True)], noise_std
 
 
+def width_in_noise(width: float, factor: float, noise_std: float) -> float:
+    r"""The width of a known slice profile as networks are told it: in noise narrower, where there is little to sharpen.
+
+    .. math:: w \left(1 - 0.4\, \frac{\sigma}{0.03}\, \max(0, \min(1, 2 - w f))\right)
+
+    Networks learn the mean over heads, of which some are smoother than most. There the detail that a narrow profile may have taken
+    away is less than the noise that is sharpened with it: on training scans with noise of 3 % this narrower width gains the same or
+    more, and the smoothest heads are no longer below a spline.
+
+    Args:
+        width: w, full width at half maximum in LR voxels.
+        factor: f, HR voxels per LR voxel.
+        noise_std: standard deviation :math:`\sigma` of the noise on the [0, 1] scale; above 0.04 it counts as that.
+    """
+    little = _within(LITTLE_TO_GAIN - width * factor, (0.0, 1.0))
+    return width * (1 - HIDDEN_BY_NOISE * _within(noise_std, NOISE) / NOISE_UNIT * little)
+
+
 def _within(value: float, limits: tuple[float, float]) -> float:
     low, high = limits
     return min(max(value, low), high)
@@ -96,7 +116,8 @@ def describe_acquisition(
     or that of the meta data (`slice_thickness`, see `load_scan`). A thickness from the file counts only where the slices lie along
     the last array axis, as scanners store them, or their voxels are at least 1.2 times as large as on the other two. What none of
     these tells, on axes with :math:`m_a > n_a`, and the noise if it is not given, an `estimator` tells from the scan
-    (`estimated_acquisition`). Of widths networks are told that these are less certain; the noise is as good as known.
+    (`estimated_acquisition`). Of widths networks are told that these are less certain; the noise is as good as known. Where it is
+    known, a known width is told by `width_in_noise`.
 
     Args:
         lowres: the LR scan, `(C, X, Y, Z)`, `n` voxels per axis. Single slices and pictures are left untouched.
@@ -148,6 +169,9 @@ def describe_acquisition(
             noise_std = noise
             told.append(f"noise of {100 * noise:.1f} % of its range")
         logger.info("%s: estimated from the scan: %s", lowres.meta.get("filename_or_obj", "scan"), ", ".join(told))
+    for axis, (w, n, m) in enumerate(zip(width, size, shape, strict=True)):
+        if w is not None and certainty[axis] == TOLD and noise_std is not None:
+            width[axis] = width_in_noise(w, m / n, noise_std)
     found = {"slice_width": width, "slice_width_certainty": certainty, "noise_std": noise_std}
     return MetaTensor(plain(lowres), meta={**lowres.meta, **found}), warnings
 

@@ -19,6 +19,7 @@ from custom_components.transforms import (
     describe_acquisition,
     estimated_acquisition,
 )
+from custom_components.transforms.describe_acquisition import width_in_noise
 
 SIZE = (12, 10, 6)
 
@@ -199,6 +200,34 @@ class Stub(nn.Module):
         return self.says[None]
 
 
+class TestWidthInNoise:
+    @pytest.mark.parametrize(
+        ("width", "factor", "noise", "told"),
+        [
+            (0.8, 1.2, 0.0, 0.8),  # no noise hides nothing
+            (1.0, 2.0, 0.03, 1.0),  # 2 HR voxels: much to sharpen
+            (1.2, 4.0, 0.03, 1.2),
+            (1.0, 1.2, 0.03, 0.68),  # 0.8 HR voxels less than 2
+            (1.0, 1.2, 0.015, 0.84),
+            (0.5, 1.2, 0.03, 0.3),  # less than 1 HR voxel: the largest part
+            (0.5, 1.2, 0.04, 0.5 * (1 - 0.4 * 4 / 3)),
+            (0.5, 1.2, 0.5, 0.5 * (1 - 0.4 * 4 / 3)),  # beyond the noise of the training
+        ],
+    )
+    def test_values(self, width, factor, noise, told):
+        assert width_in_noise(width, factor, noise) == pytest.approx(told)
+
+    def test_a_known_profile_is_told_so(self):
+        """On the axes that are acquired, each by its own factor; no estimate stands in for any of it."""
+        width = described(item((1, 1.25, 3)), protocol="slice_profile", noise_std=0.03)[0]
+        factor = 12 / 10  # the grid that 1.25 of 10 voxels comes to
+        assert width == [None, pytest.approx(width_in_noise(1.0, factor, 0.03)), pytest.approx(1.0)]
+        assert width[1] < 0.7
+
+    def test_nothing_is_changed_where_the_noise_is_not_known(self):
+        assert described(item(1.5), protocol="box")[0] == [pytest.approx(PROTOCOLS["box"].width(1.5))] * 3
+
+
 class TestEstimated:
     says = (0.6, 0.7, 0.9, 0.5)
     noise = pytest.approx(0.015)
@@ -225,8 +254,9 @@ class TestEstimated:
         ("known", "meta"), [({"slice_thickness": 2.0}, {}), ({}, {"slice_thickness": 2.0})], ids=["given", "header"]
     )
     def test_a_thickness_counts_before_it(self, known, meta):
+        """Half a voxel of 2 HR voxels, of which noise of 1.5 % hides a fifth (`TestWidthInNoise`)."""
         width, noise, _ = described(item(2, **meta), estimator=Stub(*self.says), **known)
-        assert width == [*self.widths[:2], pytest.approx(0.5)]
+        assert width == [*self.widths[:2], pytest.approx(0.5 * 0.8)]
         assert noise == self.noise
 
     def test_a_thickness_of_the_header_that_is_odd_is_estimated(self):
