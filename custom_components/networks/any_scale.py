@@ -107,12 +107,16 @@ class _MixedConv3d(nn.Conv3d):
             for shares in self.shares(told).float()
         ]
 
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Map `(B, C, X, Y, Z)` and features of its conditions `(B, num_features)` to `(B, C', X, Y, Z)`."""
+        return _convolved(x, self.kernels(told), self.bias)
 
-def _convolved(x: torch.Tensor, kernels: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Each sample `(1, C, X, Y, Z)` of the batch by its kernel and bias, or all by one."""
+
+def _convolved(x: torch.Tensor, kernels: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
+    """Each sample `(1, C, X, Y, Z)` of the batch by its kernel, or all by one."""
     samples = x.split(1) if len(kernels) > 1 else [x]
-    parts = zip(samples, kernels, biases, strict=True)
-    return torch.cat([functional.conv3d(sample, kernel, bias, padding=1) for sample, kernel, bias in parts])
+    pairs = zip(samples, kernels, strict=True)
+    return torch.cat([functional.conv3d(sample, kernel, bias, padding=1) for sample, kernel in pairs])
 
 
 class _ConditionedLayer(nn.Module):
@@ -127,24 +131,17 @@ class _ConditionedLayer(nn.Module):
         with torch.no_grad():
             self.convolution.weight.mul_(0.3)
 
-    def weights(self, told: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Kernel and bias for each condition `(B, num_features)`: a product with them is much smaller than one with voxels."""
-        gains, shifts = self.modulation(told).float().chunk(2, 1)
-        kernels, bias = self.convolution.kernels(told), _weights(self.convolution)[1]
-        if len(kernels) < len(told):
-            kernels = kernels * len(told)
-        scaled = [kernel * (1 + gain)[:, None, None, None, None] for kernel, gain in zip(kernels, gains, strict=True)]
-        return scaled, list((bias * (1 + gains) + shifts).unbind())
-
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """Map `(B, C, X, Y, Z)` and features of its conditions `(B, num_features)` to `(B, C, X, Y, Z)`."""
-        y: torch.Tensor = x + _convolved(functional.relu(x), *self.weights(told))
+        gain, shift = self.modulation(told)[:, :, None, None, None].chunk(2, 1)
+        y: torch.Tensor = x + self.convolution(functional.relu(x), told) * (1 + gain) + shift
         return y
 
     def folded(self, told: torch.Tensor) -> nn.Sequential:
         """What is added for one condition `(1, num_features)`, as a rectifier and a plain convolution."""
-        (kernel,), (bias,) = self.weights(told)
-        return nn.Sequential(nn.ReLU(), _frozen(kernel, bias))
+        gain, shift = self.modulation(told)[0].chunk(2)
+        (weight,), bias = self.convolution.kernels(told), _weights(self.convolution)[1]
+        scaled = _frozen(weight * (1 + gain)[:, None, None, None, None], bias * (1 + gain) + shift)
+        return nn.Sequential(nn.ReLU(), scaled)
 
 
 def _expected_std(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:
@@ -307,7 +304,7 @@ class AnyScaleSR(nn.Module):
         lr_shape, told = tuple(x.shape[2:]), self.told(condition)
         kernels, bias = self._detail_weights(told, lr_shape, shape)
         y = self.features(x, told)
-        detail = self.decode(_convolved(y, kernels, [bias] * len(kernels)), shape)
+        detail = self.decode(_convolved(y, kernels, bias), shape)
         grid = interpolation_operator(lr_shape, shape)
         image, noise = grid(x.float()), grid(self.noise(y).float())
         error = interpolation_operator(lr_shape, shape, "linear")(self.expected_std(y.detach()).float())
